@@ -1,0 +1,171 @@
+"""The two derivatives everything else is made of: a score and a divergence.
+
+``score = grad_x log p`` of a log-density, and ``div f = tr(df/dx)`` of a field, both by
+vector-Jacobian products (VJPs). With probes ``v``, ``E[v v'] = I``,
+
+    tr(J) = E[ v' J v ]          (Hutchinson),
+
+each probe costs one VJP of one forward pass; the exact trace takes D of them, with v running over
+the unit vectors. Probes with other second moments are biased, so `probes` offers only three laws
+that have it: Rademacher, Gaussian, and the sphere of radius sqrt(D).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+__all__ = ["ProbeLaw", "divergence", "draw_probes", "unit_probes", "value_and_grad", "vjp"]
+
+ProbeLaw = Literal["rademacher", "gaussian", "sphere"]
+
+
+def value_and_grad(
+    function: Callable[[Tensor], Tensor], x: Tensor, *, create_graph: bool = False
+) -> tuple[Tensor, Tensor]:
+    """A per-row function and its gradient.
+
+    Parameters
+    ----------
+    function : callable
+        Maps (batch, ...) to (batch,), each row on its own.
+    x : Tensor of shape (batch, ...)
+    create_graph : bool
+        Keep the graph so that the gradient can itself be differentiated (training losses only).
+
+    Returns
+    -------
+    value : Tensor of shape (batch,)
+    grad : Tensor, shape of x
+
+    Raises
+    ------
+    ValueError
+        If the function does not give one value a row.
+
+    Examples
+    --------
+    >>> import torch
+    >>> value_and_grad(lambda x: x.square().sum(1), torch.tensor([[1.0, 2.0]]))
+    (tensor([5.]), tensor([[2., 4.]]))
+    """
+    with torch.enable_grad():
+        if not (create_graph and x.requires_grad):
+            x = x.detach().requires_grad_()
+        value = function(x)
+        if value.shape != x.shape[:1]:
+            raise ValueError(
+                f"expected one value a row, shape {tuple(x.shape[:1])}, got {tuple(value.shape)}: "
+                "sum over all but the first dimension, and never over the batch"
+            )
+        (grad,) = torch.autograd.grad(value.sum(), x, create_graph=create_graph)
+    return (value, grad) if create_graph else (value.detach(), grad)
+
+
+def vjp(output: Tensor, x: Tensor, v: Tensor, *, create_graph: bool = False) -> Tensor:
+    """The vector-Jacobian product ``v' d(output)/dx`` of each row, shape of x; the graph is kept."""
+    (product,) = torch.autograd.grad(
+        output, x, grad_outputs=v, create_graph=create_graph, retain_graph=True
+    )
+    return product
+
+
+def draw_probes(
+    law: ProbeLaw, num_probes: int, like: Tensor, rng: torch.Generator | None
+) -> Tensor:
+    """Random probes with ``E[v v'] = I``, shape (num_probes, *like.shape).
+
+    Parameters
+    ----------
+    law : {"rademacher", "gaussian", "sphere"}
+        Signs; standard normal; uniform on the sphere of radius sqrt(D).
+    num_probes : int
+    like : Tensor of shape (batch, ...)
+        Gives shape, dtype and device.
+    rng : torch.Generator
+
+    Raises
+    ------
+    ValueError
+        For any other law: a unit sphere, say, has ``E[v v'] = I/D``, which changes the minimiser of
+        variance-reduced sliced score matching.
+
+    Examples
+    --------
+    >>> import torch
+    >>> v = draw_probes("sphere", 1, torch.zeros(3, 4), torch.Generator().manual_seed(0))
+    >>> v.square().sum(-1)
+    tensor([[4., 4., 4.]])
+    """
+    if law not in get_args(ProbeLaw):
+        raise ValueError(
+            f"probes must have E[vv'] = I; choose one of {', '.join(get_args(ProbeLaw))}, "
+            f"not {law!r}"
+        )
+    if num_probes < 1:
+        raise ValueError(f"num_probes must be at least 1, got {num_probes}")
+    shape = (num_probes, *like.shape)
+    if law == "rademacher":
+        bits = torch.randint(0, 2, shape, generator=rng, device=like.device)
+        return bits.to(like.dtype).mul_(2).sub_(1)
+    v = torch.randn(shape, generator=rng, dtype=like.dtype, device=like.device)
+    if law == "sphere":
+        flat = v.reshape(num_probes, like.shape[0], -1)
+        radius = math.sqrt(flat.shape[-1])
+        v = (radius * flat / flat.norm(dim=-1, keepdim=True)).reshape(shape)
+    return v
+
+
+def unit_probes(like: Tensor) -> Tensor:
+    """All unit vectors, shape (D, *like.shape): summing over them gives the exact trace."""
+    flat = like[0].numel()
+    eye = torch.eye(flat, dtype=like.dtype, device=like.device)
+    return eye.reshape(flat, 1, *like.shape[1:]).expand(flat, *like.shape)
+
+
+def divergence(
+    field: Callable[[Tensor], Tensor],
+    x: Tensor,
+    probes: Tensor | None = None,
+    *,
+    create_graph: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """A vector field and its divergence, exact or by Hutchinson's estimator.
+
+    Parameters
+    ----------
+    field : callable
+        Maps (batch, ...) to the same shape, each row on its own.
+    x : Tensor of shape (batch, ...)
+    probes : Tensor of shape (P, batch, ...), optional
+        With probes the estimate is the mean of ``v' J v`` over them; without, the exact trace by D
+        vector-Jacobian products.
+    create_graph : bool
+        Keep the graph for a training loss.
+
+    Returns
+    -------
+    value : Tensor, shape of x
+    divergence : Tensor of shape (batch,)
+
+    Examples
+    --------
+    >>> import torch
+    >>> divergence(lambda x: x * torch.tensor([1.0, 2.0]), torch.zeros(1, 2))[1]
+    tensor([3.])
+    """
+    with torch.enable_grad():
+        if not (create_graph and x.requires_grad):
+            x = x.detach().requires_grad_()
+        value = field(x)
+        vs = unit_probes(x) if probes is None else probes
+        total = torch.zeros(x.shape[0], dtype=value.dtype, device=value.device)
+        for v in vs:
+            total = total + (vjp(value, x, v, create_graph=create_graph) * v).flatten(1).sum(1)
+        if probes is not None:
+            total = total / len(probes)
+    return (value, total) if create_graph else (value.detach(), total.detach())

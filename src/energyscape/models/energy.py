@@ -1,0 +1,241 @@
+"""The energy face: ``p = exp(-E)/Z``, lower energy = more probable.
+
+Ratios need no Z: ``log p(a) - log p(b) = E(b) - E(a)``. Sums of energies are products of densities,
+a scaled energy is the density at another temperature; results are energies again. An energy maps a
+batch to one number a row, never a sum over rows.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from energyscape.autodiff import value_and_grad
+from energyscape.models.preconditioning import EDMPreconditioning, per_row
+from energyscape.targets import Target
+
+__all__ = [
+    "ConfinedEnergy",
+    "Energy",
+    "FunctionEnergy",
+    "NetworkEnergy",
+    "PreconditionedEnergy",
+    "ScaledEnergy",
+    "SumEnergy",
+]
+
+
+class Energy(nn.Module, abc.ABC):
+    """A scalar function of a point, and of a noise level where it is noise-conditional."""
+
+    @abc.abstractmethod
+    def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
+        """E(x), or E(x, sigma), shape (batch,) for x of shape (batch, ...)."""
+
+    def energy_and_score(
+        self, x: Tensor, sigma: float | Tensor | None = None, *, create_graph: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """E of shape (batch,) and the score ``-grad E``, shape of x.
+
+        `create_graph` keeps the graph for losses that differentiate the score; samplers leave it off.
+        """
+        energy, grad = value_and_grad(lambda z: self(z, sigma), x, create_graph=create_graph)
+        return energy, -grad
+
+    def score(
+        self, x: Tensor, sigma: float | Tensor | None = None, *, create_graph: bool = False
+    ) -> Tensor:
+        """The score ``-grad_x E``, shape of x."""
+        return self.energy_and_score(x, sigma, create_graph=create_graph)[1]
+
+    def at(self, sigma: float | None = None) -> Target:
+        """The unnormalised log-density ``-E`` at one level as a target for Markov chains."""
+        return _EnergyTarget(self, sigma)
+
+    def log_ratio(self, a: Tensor, b: Tensor, sigma: float | Tensor | None = None) -> Tensor:
+        """``log p(a) - log p(b)`` of each pair of rows, which needs no Z; shape (batch,)."""
+        return cast(Tensor, self(b, sigma) - self(a, sigma))
+
+    def __add__(self, other: Energy) -> SumEnergy:
+        """The product of the two densities, renormalised (a product of experts)."""
+        return SumEnergy(self, other)
+
+    def __mul__(self, factor: float) -> ScaledEnergy:
+        """The density at temperature 1/factor."""
+        return ScaledEnergy(self, factor)
+
+    __rmul__ = __mul__
+
+
+class _EnergyTarget:
+    """``-E`` at a level: value without a gradient's cost, or both in one pass."""
+
+    def __init__(self, energy: Energy, sigma: float | None) -> None:
+        self.energy = energy
+        self.sigma = sigma
+
+    def value(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return cast(Tensor, -self.energy(x, self.sigma))
+
+    def value_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        energy, score = self.energy.energy_and_score(x, self.sigma)
+        return -energy, score
+
+
+class FunctionEnergy(Energy):
+    """An energy from any function of x that gives one value a row.
+
+    Examples
+    --------
+    >>> import torch
+    >>> normal = FunctionEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> (normal + normal).score(torch.tensor([[1.0, -2.0]]))
+    tensor([[-2.,  4.]])
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
+        """`function(x)`; a level is refused."""
+        if sigma is not None:
+            raise ValueError("this energy was built from a function of x alone: it takes no sigma")
+        return self.function(x)
+
+
+class NetworkEnergy(Energy):
+    """An energy from a network whose output is one number a row, (batch,) or (batch, 1).
+
+    Parameters
+    ----------
+    network : Module
+        Called as ``network(x)``, or ``network(x, c_noise)`` with ``c_noise = log sigma`` when a level
+        is given. Its activations should be smooth (SiLU, softplus, ELU): the score of a ReLU energy
+        is piecewise constant.
+
+    Raises
+    ------
+    ValueError
+        When the network's output has another shape.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
+        """E(x) or E(x, sigma), shape (batch,)."""
+        if sigma is None:
+            out = self.network(x)
+        else:
+            out = self.network(x, per_row(sigma, x).flatten().log())
+        if out.shape == (x.shape[0], 1):
+            return cast(Tensor, out.squeeze(1))
+        if out.shape != (x.shape[0],):
+            raise ValueError(
+                f"an energy gives one value a row, shape ({x.shape[0]},) or ({x.shape[0]}, 1); "
+                f"this network gave {tuple(out.shape)}"
+            )
+        return cast(Tensor, out)
+
+
+class ConfinedEnergy(Energy):
+    """An energy tilted by a wide Gaussian, ``E(x) + ||x - centre||^2 / (2 scale^2)``.
+
+    A network's energy may stay flat far from the data, where ``exp(-E)`` could then not be
+    integrated. The Gaussian is part of the model (and of every density reported), which is proper as
+    long as the network falls more slowly than the parabola rises.
+    """
+
+    def __init__(self, energy: Energy, scale: float, centre: Tensor | float = 0.0) -> None:
+        super().__init__()
+        if not scale > 0:
+            raise ValueError(f"the confining scale must be positive, got {scale}")
+        self.energy = energy
+        self.scale = scale
+        self.register_buffer("centre", torch.as_tensor(centre, dtype=torch.float32))
+
+    def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
+        """The tilted energy, shape (batch,)."""
+        offset = (x - self.get_buffer("centre").to(x.dtype)) / self.scale
+        return cast(Tensor, self.energy(x, sigma) + 0.5 * offset.square().flatten(1).sum(1))
+
+
+class PreconditionedEnergy(Energy):
+    """A noise-conditional energy well scaled at every level.
+
+    The Gaussian energy of blurred data of scale sd, plus a network f that sees unit-scale inputs::
+
+        z = x / sqrt(sigma^2 + sd^2),    E(x, sigma) = ||z||^2 / 2 - (sd / sigma) f(z, c_noise)
+
+    Its denoiser ``x - sigma^2 grad E = c_skip x + c_out grad f`` is EDM's (2206.00364 table 1) with
+    ``grad f`` in the place of the network's output.
+
+    Parameters
+    ----------
+    network : Module
+        Called as ``network(x, c_noise)``; one number a row.
+    sigma_data : float
+        The standard deviation of the data.
+    """
+
+    def __init__(self, network: nn.Module, sigma_data: float) -> None:
+        super().__init__()
+        self.network = network
+        self.preconditioning = EDMPreconditioning(sigma_data)
+
+    def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
+        """E(x, sigma), shape (batch,)."""
+        if sigma is None:
+            raise ValueError("a noise-conditional energy needs its level: energy(x, sigma)")
+        level = per_row(sigma, x)
+        c = self.preconditioning.coefficients(level)
+        z = c.c_in * x
+        f = self.network(z, c.c_noise.flatten()).reshape(x.shape[0])
+        gain = self.preconditioning.sigma_data / level.flatten()
+        return cast(Tensor, 0.5 * z.square().flatten(1).sum(1) - gain * f)
+
+
+class SumEnergy(Energy):
+    """The sum of energies: the renormalised product of their densities."""
+
+    def __init__(self, *energies: Energy) -> None:
+        super().__init__()
+        self.energies = nn.ModuleList(energies)
+
+    def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
+        """The sum, shape (batch,)."""
+        total = self.energies[0](x, sigma)
+        for energy in self.energies[1:]:
+            total = total + energy(x, sigma)
+        return cast(Tensor, total)
+
+
+class ScaledEnergy(Energy):
+    """``factor * E``: the density at temperature ``1/factor``.
+
+    Raises
+    ------
+    ValueError
+        If the factor is not positive: minus an energy that grows at infinity has no density.
+    """
+
+    def __init__(self, energy: Energy, factor: float) -> None:
+        super().__init__()
+        if not factor > 0:
+            raise ValueError(
+                f"an energy may be scaled by a positive factor only, got {factor}: exp(+E) of an "
+                "energy that grows at infinity cannot be normalised"
+            )
+        self.energy = energy
+        self.factor = factor
+
+    def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
+        """The scaled energy, shape (batch,)."""
+        return cast(Tensor, self.factor * self.energy(x, sigma))
