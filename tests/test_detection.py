@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import false_discovery_control, mannwhitneyu
+from scipy.stats import false_discovery_control, ks_2samp, mannwhitneyu
 
 from energyscape import detection
 from energyscape.detection import (
@@ -104,11 +104,26 @@ def test_rows_needed_to_flag_is_the_first_count_that_works(n: int, m: int, q: fl
 def test_drift_matches_scipy_and_sees_a_shift() -> None:
     rng = np.random.default_rng(2)
     reference, same, moved = rng.normal(size=300), rng.normal(size=200), rng.normal(1.0, 1.0, 200)
-    assert drift_test(reference, same).p_value > 1e-3  # fails falsely once in a thousand seeds
+    usual = drift_test(reference, same)
+    assert usual.p_value > 1e-3  # fails falsely once in a thousand seeds
+    assert usual.p_value == pytest.approx(ks_2samp(same, reference).pvalue)
     drift = drift_test(reference, moved)
     assert drift.p_value < 1e-6
     oracle = mannwhitneyu(moved, reference).statistic / (len(moved) * len(reference))
     assert drift.shift == pytest.approx(oracle, abs=1e-12)
+
+
+def test_drift_of_long_samples_approaches_the_exact_law() -> None:
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(size=501), rng.normal(0.1, 1.0, size=400)
+    exact = ks_2samp(b, a, method="exact").pvalue
+    assert drift_test(a, b).p_value == pytest.approx(exact, rel=0.1)
+
+
+def test_drift_of_tied_scores_is_no_error_and_no_drift() -> None:
+    drift = drift_test([0.0] * 7, [0.0] * 6 + [1.0])
+    assert drift.p_value > 0.5
+    assert drift.shift == pytest.approx(0.5 + 0.5 / 7)
 
 
 def test_driving_columns_ignore_what_makes_a_row_usual() -> None:
