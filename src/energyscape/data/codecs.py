@@ -1,0 +1,95 @@
+"""The contract between data and density: ``x = codec.encode(data)``, ``data = codec.decode(x)``.
+
+A model's density lives on encoded ``x in R^D``; what a user asks for is the probability of a row in
+its own units. A codec bridges the two,
+
+    log p(row) = log p(x) + log_abs_det,
+
+where ``log_abs_det`` collects the log-derivative of every affine or monotone transform and, for
+discrete values, the dequantisation: a value v becomes ``x = c(v) + noise`` with noise density q,
+and ``log P(v) >= E_q[log p(x) - log q(x|v)]``, with equality when p is itself such a mixture
+(Theis et al. 1511.01844, section 3.1; Ho et al. 1902.00275, equation 4).
+
+``encode(data, rng)`` draws that noise (training). ``encode(data, None)`` takes its centre with the
+same ``-log q`` accounted, so that a row's log-probability is a function of the row alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
+
+import numpy as np
+
+from energyscape.data.errors import DataError
+
+__all__ = ["Codec", "Encoded", "codec_from_state", "fit_codec"]
+
+
+class Encoded(NamedTuple):
+    """``x`` float64 [N, *event_shape] and ``log_abs_det`` float64 [N] (nats)."""
+
+    x: np.ndarray
+    log_abs_det: np.ndarray
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """What every codec does; the state is arrays (safetensors) and plain values (JSON)."""
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one encoded row."""
+        ...
+
+    def fit(self, data: Any, rng: np.random.Generator | None = None) -> Self:
+        """Measure scales on training rows; returns self."""
+        ...
+
+    def encode(self, data: Any, rng: np.random.Generator | None = None) -> Encoded:
+        """Rows to numbers; noise is drawn with ``rng``, its centre taken without."""
+        ...
+
+    def decode(self, x: np.ndarray) -> Any:
+        """Numbers back to rows in the original units and types."""
+        ...
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays and JSON-able values that :meth:`from_state` takes."""
+        ...
+
+    @classmethod
+    def from_state(cls, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> Self:
+        """The codec again."""
+        ...
+
+
+def fit_codec(dataset: Any, rows: np.ndarray | None = None) -> Codec:
+    """The codec that fits a :class:`Dataset`, with scales measured on ``rows`` (all when None).
+
+    Examples
+    --------
+    >>> from energyscape.data import load
+    >>> fit_codec(load("digits")).event_shape
+    (1, 8, 8)
+    """
+    from energyscape.data.picture_codec import PictureCodec, detect_levels
+    from energyscape.data.table_codec import TableCodec
+
+    data = dataset.data
+    part = data if rows is None else data[rows]
+    if dataset.kind == "pictures":
+        return PictureCodec(data.shape[1:], detect_levels(data)).fit(part)
+    return TableCodec(dataset.schema).fit(part)
+
+
+def codec_from_state(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> Codec:
+    """The codec of any kind that :meth:`Codec.state` described; DataError when it is none."""
+    from energyscape.data.picture_codec import PictureCodec
+    from energyscape.data.table_codec import TableCodec
+
+    kind = meta.get("codec")
+    if kind == "table":
+        return TableCodec.from_state(arrays, meta)
+    if kind == "pictures":
+        return PictureCodec.from_state(arrays, meta)
+    raise DataError(f"unknown codec {kind!r}; known are 'table' and 'pictures'")

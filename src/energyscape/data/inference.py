@@ -1,0 +1,309 @@
+"""From a table as read to a :class:`Schema`: the rules, and why they are so.
+
+- Two whole values 0 and 1, or a pair such as no/yes, are ``boolean``. Other whole numbers stay
+  ``integer`` however few they are: their order is information (grades, counts, years) and uniform
+  dequantisation gives them exact probabilities; a code is one ``--types COL=category`` away.
+- Numbers that are all whole though written 41.0 are ``integer`` and come back as 41.0.
+- Left out as ``identifier``: text that is different in more than half of the rows or a column named
+  like an id with many values; whole numbers that count rows. A floating-point column never is:
+  measurements are all different too.
+- Left out as ``text``: sentences (four words and 25 letters on average) of many kinds.
+- A column that is mostly numbers (or dates) with a few other words is refused by row and value:
+  guessing either way would change what the density means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+
+from energyscape.data.columns import (
+    category_column,
+    date_column,
+    decimals_of,
+    is_code,
+    label_dtype,
+    number_column,
+    single_valued,
+    spelled_pair,
+    text_column,
+)
+from energyscape.data.errors import DataError
+from energyscape.data.parsing import (
+    clean_text,
+    date_format,
+    first_offence,
+    number_style,
+    parse_dates,
+    parse_numbers,
+)
+from energyscape.data.schema import Column, ColumnKind, Schema, unknown_column
+from energyscape.data.values import is_text, keep, labels
+
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["infer_schema", "schema_from_array"]
+
+
+def infer_schema(
+    frame: pl.DataFrame,
+    types: Mapping[str, str] | None = None,
+    drop: Sequence[str] | None = None,
+) -> Schema:
+    """What each column is, by the rules above.
+
+    Parameters
+    ----------
+    frame : as :func:`read_table` gives it (text), or any typed polars frame.
+    types : column name to kind, instead of the rules; ``"datetime:%d/%m/%Y"`` gives a format.
+    drop : columns to leave out.
+
+    Raises
+    ------
+    DataError : a name in ``types`` or ``drop`` that is no column; a kind that does not exist; a
+        value that does not fit; infinities; no column left to model.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> frame = pl.DataFrame({"size": ["1.5", "NA", "2.25"], "ok": ["yes", "no", "yes"]})
+    >>> infer_schema(frame).kinds
+    {'size': 'numeric', 'ok': 'boolean'}
+    """
+    chosen = dict(types or {})
+    for name in [*chosen, *(drop or [])]:
+        if name not in frame.columns:
+            raise DataError(unknown_column(name, frame.columns))
+    for name, kind in chosen.items():
+        if kind.split(":", 1)[0] not in get_args(ColumnKind):
+            raise DataError(
+                f"column {name!r}: there is no type {kind!r}; "
+                f"use one of {', '.join(get_args(ColumnKind))}"
+            )
+    columns = []
+    for series in frame.iter_columns():
+        if series.name in (drop or []):
+            columns.append(Column(series.name, "text", dtype="String", note="dropped as asked"))
+        else:
+            columns.append(_infer(series, chosen.get(series.name)))
+    schema = Schema(tuple(columns))
+    if not schema.modelled:
+        raise DataError(
+            "no usable column: "
+            + "; ".join(f"{c.name!r} is {c.kind}, {c.describe()}" for c in columns[:8])
+        )
+    return schema
+
+
+def _infer(series: pl.Series, forced: str | None) -> Column:
+    import polars as pl
+
+    name = series.name
+    if forced in ("identifier", "text"):
+        return Column(name, forced, dtype="String", note="left out as asked")  # type: ignore[arg-type]
+    supported = series.dtype.is_numeric() or series.dtype.is_temporal() or is_text(series)
+    supported = supported or series.dtype in (pl.Boolean, pl.Null)
+    if not supported or series.dtype in (pl.Time, pl.Duration):
+        return Column(name, "text", dtype="String", note=f"values of type {series.dtype}")
+    values = clean_text(series) if is_text(series) else series
+    if series.dtype.is_float():
+        values = series.fill_nan(None)
+    if isinstance(series.dtype, pl.Decimal) or series.dtype in (pl.Int128,):
+        values = series.cast(pl.Float64)
+    missing = values.null_count() / max(values.len(), 1)
+    present = values.drop_nulls()
+    if not present.len():
+        return Column(name, "constant", dtype="String", missing=1.0, note="every value is blank")
+    if forced is not None:
+        return _forced(name, values, missing, forced)
+    if present.n_unique() == 1:
+        return single_valued(name, values, missing)
+    if values.dtype == pl.Boolean:
+        return Column(name, "boolean", "Boolean", missing, categories=("false", "true"))
+    if values.dtype.is_temporal():
+        return date_column(name, values, missing)
+    if values.dtype.is_numeric():
+        return number_column(name, values, values, missing)
+    if is_text(series) and series.dtype != pl.String:
+        return category_column(name, values, missing, dtype="Categorical")
+    return _from_text(name, values, missing)
+
+
+def _from_text(name: str, text: pl.Series, missing: float) -> Column:
+    present = text.drop_nulls()
+    pair = spelled_pair(present)
+    if pair is not None and set(pair) != {"0", "1"}:
+        return Column(name, "boolean", "String", missing, categories=pair)
+    style = number_style(text)
+    parsed = parse_numbers(text, style)
+    share = parsed.drop_nulls().len() / present.len()
+    if share == 1:
+        return number_column(name, text, parsed, missing, style)
+    if share >= 0.5 and not is_code(present, parsed):
+        error = first_offence(
+            text, parsed, name, "a number, as most others are", _advice(name, "category")
+        )
+        assert error is not None
+        raise error
+    found = date_format(text)
+    if found is not None:
+        pattern, resolution, note = found
+        dates = parse_dates(text, pattern)
+        error = first_offence(
+            text, dates, name, f"a date like the others ({pattern})", _advice(name, "category")
+        )
+        if error:
+            raise error
+        return date_column(name, dates, missing, pattern, resolution, note)
+    return text_column(name, text, missing)
+
+
+def _advice(name: str, kind: str) -> str:
+    return f"mend it, or use --types '{name}={kind}' or --drop '{name}'"
+
+
+def _forced(name: str, values: pl.Series, missing: float, forced: str) -> Column:
+    """The column read as the user says it is."""
+    import polars as pl
+
+    kind, _, pattern = forced.partition(":")
+    is_string = values.dtype == pl.String
+    note = "type given"
+    if kind == "constant":
+        present = values.drop_nulls()
+        dtype, kept = label_dtype(values)
+        if present.n_unique() > 1:
+            raise DataError(
+                f"column {name!r} was given as constant and has {present.n_unique()} values"
+            )
+        return Column(
+            name, "constant", dtype, note=note, categories=(labels(kept.drop_nulls())[0],)
+        )
+    if kind == "category":
+        column = category_column(name, values, missing)
+    elif kind == "boolean":
+        column = _forced_boolean(name, values, missing)
+    elif kind == "datetime":
+        column = _forced_dates(name, values, missing, pattern)
+    else:
+        style = number_style(values) if is_string else "plain"
+        column = Column(name, kind, "Float64", missing, number_style=style)  # type: ignore[arg-type]
+        if kind == "integer":
+            floats = values.dtype.is_float()
+            dtype = "Float64" if floats else "Int64"
+            dtype = str(values.dtype) if values.dtype.is_integer() else dtype
+            column = Column(name, "integer", dtype, missing, number_style=style)
+        kept = keep(values, column)
+        present = kept.drop_nulls()
+        column = Column(
+            name, column.kind, column.dtype, missing,
+            low=float(present.min()), high=float(present.max()),  # type: ignore[arg-type]
+            number_style=style,
+            decimals=decimals_of(present.to_numpy()) if kind == "numeric" else None,
+        )  # fmt: skip
+    return Column(**{**column.__dict__, "note": column.note or note})
+
+
+def _forced_boolean(name: str, values: pl.Series, missing: float) -> Column:
+    import polars as pl
+
+    if values.dtype == pl.String:
+        pair = spelled_pair(values.drop_nulls())
+        if pair is not None:
+            return Column(name, "boolean", "String", missing, categories=pair)
+    column = category_column(name, values, missing)
+    if len(column.categories) != 2:
+        raise DataError(
+            f"column {name!r} was given as boolean and has {len(column.categories)} values "
+            f"({', '.join(column.categories[:5])}); a boolean has two"
+        )
+    return Column(name, "boolean", column.dtype, missing, categories=column.categories)
+
+
+def _forced_dates(name: str, values: pl.Series, missing: float, pattern: str) -> Column:
+    import polars as pl
+
+    if values.dtype != pl.String:
+        if not values.dtype.is_temporal():
+            raise DataError(f"column {name!r} is {values.dtype}; give dates as text to read them")
+        return date_column(name, values, missing)
+    if pattern:
+        from energyscape.data.parsing import DATE_FORMATS
+
+        fine = "%S" in pattern
+        step = 1e-6 if "%.f" in pattern else 1.0 if fine else 60.0 if "%M" in pattern else 86400.0
+        found = (pattern, dict(DATE_FORMATS).get(pattern, step), "")
+    else:
+        guess = date_format(values)
+        if guess is None:
+            raise DataError(
+                f"column {name!r} was given as datetime and reads by no known format; "
+                f"give one: --types '{name}=datetime:%d/%m/%Y'"
+            )
+        found = guess
+    dates = parse_dates(values, found[0])
+    error = first_offence(
+        values, dates, name, f"a date of the form {found[0]}", _advice(name, "category")
+    )
+    if error:
+        raise error
+    return date_column(name, dates, missing, *found)
+
+
+def schema_from_array(array: Any) -> Schema:
+    """The schema of a 2-D array: columns x0, x1, ...; decoding gives an array of its dtype.
+
+    Floats are ``numeric`` whatever their values, whole dtypes ``integer``, NaN is a blank, a column
+    of one value is ``constant``. Nothing is left out.
+
+    Raises
+    ------
+    DataError : not a 2-D array of numbers, no column that varies, or an infinity (named).
+
+    Examples
+    --------
+    >>> schema_from_array(np.array([[0.5, 2.0], [1.5, 2.0]])).kinds
+    {'x0': 'numeric', 'x1': 'constant'}
+    """
+    array = np.asarray(array)
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise DataError(
+            f"expected a 2-D array [rows, columns], got shape {array.shape}; "
+            "reshape a single column with .reshape(-1, 1)"
+        )
+    if array.dtype.kind not in "fiub":
+        raise DataError(f"expected an array of numbers, got dtype {array.dtype}")
+    whole = array.dtype.kind != "f"
+    columns = []
+    for j in range(array.shape[1]):
+        values = np.asarray(array[:, j], dtype=np.float64)
+        blank = np.isnan(values)
+        present = values[~blank]
+        name, missing = f"x{j}", float(blank.mean())
+        dtype = "Int64" if whole else "Float64"
+        if np.isinf(present).any():
+            row = int(np.flatnonzero(np.isinf(values))[0])
+            raise DataError(
+                f"column {name!r} row {row + 1}: the value is {values[row]}, which has no density"
+            )
+        if not present.size:
+            columns.append(Column(name, "constant", dtype, 1.0, "every value is blank"))
+            continue
+        low, high = float(present.min()), float(present.max())
+        if low == high:
+            label = str(int(low)) if whole else repr(low)
+            if missing > 0:
+                note = "one value or blank"
+                columns.append(Column(name, "category", dtype, missing, note, categories=(label,)))
+            else:
+                columns.append(Column(name, "constant", dtype, categories=(label,)))
+            continue
+        kind: ColumnKind = "integer" if whole else "numeric"
+        columns.append(Column(name, kind, dtype, missing, low=low, high=high))
+    schema = Schema(tuple(columns), array=str(array.dtype))
+    if not schema.modelled:
+        raise DataError(f"no usable column: all {array.shape[1]} hold a single value each")
+    return schema
