@@ -4,7 +4,7 @@ Numbers. ``x = (T(v) - m) / s`` with m, s the mean and standard deviation of ``T
 training rows; ``log|dx/dv| = log T'(v) - log s``. T is the identity, or for heavy tails
 ``T(v) = asinh((v - median) / r)``, ``log T' = -log r - log(1 + ((v - median)/r)^2)/2``. Heavy means
 
-    q(99.5 %) - q(0.5 %) > 2 x 3.82 IQR    (twice a Gaussian's), or    max - min > 25 IQR:
+    q(99.5 %) - q(0.5 %) > 2 x 3.82 IQR    (twice a Gaussian's), or    max - min > 15 IQR:
 
 the second because one wild value would otherwise set s and squeeze the rest into a point. Here
 IQR = 1.349 r; when half the values are tied, r is the median distance of the others to the median.
@@ -126,7 +126,7 @@ def _tails(v: np.ndarray) -> tuple[float, float, bool]:
         iqr = 1.349 * float(np.median(away)) if away.size else 0.0
     if iqr <= 0:
         return median, 1.0, False
-    heavy = q[4] - q[0] > 2 * 3.82 * iqr or float(np.ptp(v)) > 25 * iqr
+    heavy = q[4] - q[0] > 2 * 3.82 * iqr or float(np.ptp(v)) > 15 * iqr
     return median, iqr / 1.349, bool(heavy)
 
 

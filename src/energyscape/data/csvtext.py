@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from energyscape.data.errors import DataError
 from energyscape.data.parsing import MISSING
@@ -196,7 +199,11 @@ def _has_header(first: list[str], body: list[list[str]], names: Sequence[str] | 
     named = [cell.lower() not in MISSING and not _is_number(cell) for cell in cells]
     if any(n and is_name for n, is_name in zip(numeric, named, strict=True)):
         return True
-    if any(_is_number(cell) for cell in cells):
+    years = [int(c) for c in cells if re.fullmatch(r"(19|20)\d\d", c)]
+    numbers = sum(_is_number(cell) for cell in cells)
+    if len(years) == numbers >= 2 and len(set(np.diff(years).tolist())) == 1 and len(body) > 1:
+        return years[0] != years[1]  # a table with one column for each year
+    if numbers:
         return cells == [str(i) for i in range(len(cells))] and len(cells) > 1 and bool(body)
     if not body:
         return True

@@ -94,6 +94,7 @@ def infer_schema(
         raise DataError(
             "no usable column: "
             + "; ".join(f"{c.name!r} is {c.kind}, {c.describe()}" for c in columns[:8])
+            + "; --types COL=TYPE overrules"
         )
     return schema
 

@@ -215,6 +215,8 @@ def _from_array_file(
         raise
     except (OSError, ValueError, EOFError, KeyError, _bad_zip()) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if "pickle" in reason:
+            reason = "damaged, or pickled objects, which are never read; save plain numbers"
         raise DataError(f"{path} cannot be read as an array file: {reason}") from error
     made = _from_array(array, path.name, types, drop, schema, notes)
     return Dataset(**{**made.__dict__, "labels": labels})
