@@ -240,7 +240,8 @@ class Schema:
         if self.array:
             lines.append(f"array = {json.dumps(self.array)}")
         for column in self.columns:
-            about = " ".join(column.describe().split())
+            shown = (c if c.isprintable() else " " for c in column.describe())
+            about = " ".join("".join(shown).split())
             lines += ["", "[[columns]]" + (f"  # {about}" if about else "")]
             lines += [f"{key} = {_toml(value)}" for key, value in column.to_dict().items()]
         return "\n".join(lines) + "\n"
