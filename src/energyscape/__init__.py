@@ -10,7 +10,16 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_HOME: dict[str, str] = {}
+_HOME = {
+    name: f"energyscape.{room}"
+    for room, names in {
+        "densities": ("GaussianMixture",),
+        "families": ("DDPM", "EBM", "EDM", "NCSN", "ScoreModel", "load"),
+        "models": ("Denoiser", "Energy"),
+        "training": ("TrainConfig", "train"),
+    }.items()
+    for name in names
+}
 
 __all__ = sorted(["__version__", *_HOME])
 

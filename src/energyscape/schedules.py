@@ -25,6 +25,7 @@ __all__ = [
     "EDM",
     "Cosine",
     "Geometric",
+    "Ladder",
     "LinearBeta",
     "ScaledLinear",
     "Schedule",
@@ -385,3 +386,26 @@ class Tabulated(Schedule):
         left = (torch.searchsorted(self._log_table, level, right=True) - 1).clamp(0, last)
         low, high = self._log_table[left], self._log_table[left + 1]
         return (left + (level - low) / (high - low)) / (len(self._log_table) - 1)
+
+
+class Ladder(Tabulated):
+    """A finite set of levels, of which training draws each equally often (NCSN, DDPM).
+
+    Parameters
+    ----------
+    levels, variance_preserving
+        As in `Tabulated`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> drawn = Ladder([1.0, 0.5, 0.25]).sample(6, torch.Generator().manual_seed(0))
+    >>> sorted(drawn.tolist())
+    [0.25, 0.25, 0.5, 0.5, 1.0, 1.0]
+    """
+
+    def sample(self, n: int, rng: torch.Generator | None, device: str | None = None) -> Tensor:
+        """`n` of the levels, float64, shape (n,), each as often as any other up to one."""
+        table = self._log_table.exp().to(device)
+        index = (_stratified(n, rng, device) * len(table)).long().clamp(max=len(table) - 1)
+        return table[index]

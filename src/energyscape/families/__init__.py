@@ -1,1 +1,68 @@
-"""TBD."""
+"""The five families, each an estimator and its composition in one file.
+
+======  ==============  =========================================  ==============================
+name    model           objective                                  sampler
+======  ==============  =========================================  ==============================
+ebm     energy          contrastive, persistent chains             MALA from the replay buffer
+score   energy          sliced score matching at one level         MALA
+ncsn    score net       denoising over a ladder of levels          annealed Langevin
+ddpm    eps net         simple loss on a 1,000-step chain          ancestral
+edm     EDM denoiser    denoising over all levels                  Heun on the ODE
+======  ==============  =========================================  ==============================
+"""
+
+from __future__ import annotations
+
+import os
+
+from energyscape.artifact import ArtifactError, prepare
+from energyscape.families.base import DensityEstimator, NoLogDensityError, Values
+from energyscape.families.ddpm import DDPM
+from energyscape.families.ebm import EBM
+from energyscape.families.edm import EDM
+from energyscape.families.ncsn import NCSN
+from energyscape.families.score import ScoreModel
+from energyscape.families.settings import Setting, SettingError, settings_of, validate_settings
+from energyscape.families.storage import load_estimator
+from energyscape.training import CheckpointError, Progress, TrainingDiverged
+
+__all__ = [
+    "DDPM",
+    "EBM",
+    "EDM",
+    "FAMILIES",
+    "NCSN",
+    "ArtifactError",
+    "CheckpointError",
+    "DensityEstimator",
+    "NoLogDensityError",
+    "Progress",
+    "ScoreModel",
+    "Setting",
+    "SettingError",
+    "TrainingDiverged",
+    "Values",
+    "load",
+    "prepare",
+    "settings_of",
+    "validate_settings",
+]
+
+FAMILIES: dict[str, type[DensityEstimator]] = {
+    "ebm": EBM,
+    "score": ScoreModel,
+    "ncsn": NCSN,
+    "ddpm": DDPM,
+    "edm": EDM,
+}
+
+
+def load(path: str | os.PathLike[str]) -> DensityEstimator:
+    """The fitted estimator that was saved in a folder.
+
+    Raises
+    ------
+    ArtifactError
+        One line that names what is wrong with the folder.
+    """
+    return load_estimator(path, FAMILIES)

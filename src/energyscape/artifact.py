@@ -1,0 +1,204 @@
+"""What a fitted model is on disk: a folder of safetensors and JSON, checksummed, no pickle.
+
+====================  ============================================================================
+file                  content
+====================  ============================================================================
+model.safetensors     the averaged weights
+codec.safetensors     scales and tables of the codec
+calibration           anomaly scores and encoded rows of the calibration part (.safetensors)
+config.json           family, settings, facts measured on the data, the codec's plain values
+manifest.json         format, versions, seed, data, and the sha256 of each file above
+metrics.jsonl         the training curve; ``train/`` holds checkpoints
+====================  ============================================================================
+
+Every file is written under another name and renamed; the manifest comes last, so a folder with a
+manifest is whole. Whatever is damaged, missing or foreign is refused by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+__all__ = [
+    "FORMAT",
+    "Artifact",
+    "ArtifactError",
+    "fingerprint",
+    "is_run",
+    "prepare",
+    "read_artifact",
+    "write_artifact",
+]
+
+FORMAT = 1
+_FILES = ("model.safetensors", "codec.safetensors", "calibration.safetensors", "config.json")
+
+
+class ArtifactError(ValueError):
+    """A folder is not a fitted model, or not a whole one."""
+
+
+class Artifact(NamedTuple):
+    """The content of a fitted model's folder."""
+
+    model: dict[str, Tensor]
+    codec: dict[str, np.ndarray]
+    calibration: dict[str, np.ndarray]
+    config: dict[str, Any]
+    manifest: dict[str, Any]
+
+
+def fingerprint(*arrays: np.ndarray) -> str:
+    """A sha256 of values, shapes and types: two data sets with the same one are the same."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        if array.dtype == object:
+            digest.update("\x1f".join(map(str, array.ravel())).encode())
+        else:
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def is_run(path: Path) -> bool:
+    """Whether `path` is a fitted model, or a run that has not finished."""
+    return (path / "manifest.json").is_file() or (path / "train").is_dir()
+
+
+def prepare(path: Path, *, resume: bool = False, overwrite: bool = False) -> None:
+    """Make the folder of a new run, or check that an old one may be used.
+
+    Raises
+    ------
+    ArtifactError
+        If the folder holds something and neither `resume` nor `overwrite` allows it, or it is not
+        one of ours.
+    """
+    if path.is_file():
+        raise ArtifactError(f"{path} is a file; give a folder for the run")
+    if path.is_dir() and any(path.iterdir()):
+        if not is_run(path):
+            raise ArtifactError(
+                f"{path} holds other files and no energyscape run; give a new folder"
+            )
+        if overwrite and not resume:
+            for name in (*_FILES, "manifest.json", "metrics.jsonl"):
+                (path / name).unlink(missing_ok=True)
+            shutil.rmtree(path / "train", ignore_errors=True)
+        elif not resume:
+            raise ArtifactError(
+                f"{path} already holds a run; use --overwrite to replace it or --resume to go on"
+            )
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file under another name and rename it."""
+    aside = path.with_name(path.name + ".partial")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise ArtifactError(f"cannot write {path}: {error.strerror}") from error
+
+
+def write_artifact(path: str | os.PathLike[str], artifact: Artifact) -> None:
+    """Write every file, then the manifest with their checksums."""
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.json").unlink(missing_ok=True)
+    weights = {k: v.detach().cpu().contiguous().clone() for k, v in artifact.model.items()}
+    contents = {
+        "model.safetensors": save_tensors(weights),
+        "codec.safetensors": save_arrays(_contiguous(artifact.codec)),
+        "calibration.safetensors": save_arrays(_contiguous(artifact.calibration)),
+        "config.json": _json(artifact.config),
+    }
+    for name, content in contents.items():
+        write_bytes(folder / name, content)
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    manifest = artifact.manifest | {"format": FORMAT, "files": sums}
+    write_bytes(folder / "manifest.json", _json(manifest))
+
+
+def read_artifact(path: str | os.PathLike[str]) -> Artifact:
+    """Read and check a fitted model.
+
+    Raises
+    ------
+    ArtifactError
+        One line that names what is wrong: no folder, not a run, unfinished, a newer format, a missing
+        or damaged file.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder} is not a folder: give the folder of a fitted model")
+    manifest_path = folder / "manifest.json"
+    if not manifest_path.is_file():
+        if (folder / "train").is_dir():
+            raise ArtifactError(f"{folder} holds an unfinished run: go on with `fit ... --resume`")
+        raise ArtifactError(f"{folder} is not an energyscape run: it has no manifest.json")
+    manifest = _read_json(manifest_path)
+    version = manifest.get("format")
+    if not isinstance(version, int) or not isinstance(manifest.get("files"), dict):
+        raise ArtifactError(f"{manifest_path} is not an energyscape manifest")
+    if version > FORMAT:
+        raise ArtifactError(
+            f"{folder} was written in format {version} by energyscape "
+            f"{manifest.get('versions', {}).get('energyscape', '?')}; this version reads up to "
+            f"{FORMAT}: upgrade energyscape"
+        )
+    contents = {}
+    for name in _FILES:
+        file = folder / name
+        if not file.is_file():
+            raise ArtifactError(f"{file} is missing: the run is not whole")
+        content = file.read_bytes()
+        if hashlib.sha256(content).hexdigest() != manifest["files"].get(name):
+            raise ArtifactError(f"{file} is damaged: its checksum differs from the manifest's")
+        contents[name] = content
+    try:
+        return Artifact(
+            load_tensors(contents["model.safetensors"]),
+            load_arrays(contents["codec.safetensors"]),
+            load_arrays(contents["calibration.safetensors"]),
+            json.loads(contents["config.json"]),
+            manifest,
+        )
+    except (SafetensorError, ValueError) as error:
+        raise ArtifactError(f"{folder} cannot be read: {error}") from error
+
+
+def _contiguous(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {k: np.ascontiguousarray(v) for k, v in arrays.items()}
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{path} is not an energyscape manifest")
+    return value

@@ -1,0 +1,458 @@
+"""The estimator every family is: data in, density out, by scikit-learn's contract.
+
+A family says only what it is made of: which network and face (`_build`), which objective, how it
+samples, and how it scores an encoded row. Everything else stands here once: reading data, splitting,
+the codec, training, calibration, saving, and the faces that users call.
+
+    fit     data -> split(train | validation | calibration) -> codec -> train -> calibrate
+    sample  model -> codec.decode -> data
+    score   codec.encode -> criterion (+ log |det|) -> calibrated p-value
+"""
+
+from __future__ import annotations
+
+import abc
+import copy
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor, nn
+
+from energyscape import detection
+from energyscape.data import (
+    Codec,
+    DataError,
+    Dataset,
+    TableCodec,
+    as_dataset,
+    is_frame,
+    like,
+    to_polars,
+)
+from energyscape.families.fitting import RunRecord, fit_estimator
+from energyscape.families.settings import validate_settings
+from energyscape.families.storage import save_estimator
+from energyscape.training import Progress
+
+__all__ = ["Composition", "DensityEstimator", "NoLogDensityError", "Values"]
+
+ProgressCallback = Callable[[Progress], None]
+
+
+class NoLogDensityError(ValueError):
+    """The model has no log-density; the message names what it has."""
+
+
+class Values(NamedTuple):
+    """One number a row, what kind of number it is, and its standard error (nats)."""
+
+    value: NDArray[np.float64]
+    kind: str
+    stderr: NDArray[np.float64]
+
+
+class Composition(NamedTuple):
+    """What a family is made of: a model, what trains it, and what is measured on held-out rows."""
+
+    model: nn.Module
+    objective: Callable[..., Any]
+    validation_objective: Callable[..., Any] | None = None
+
+
+class DensityEstimator(DensityMixin, BaseEstimator, abc.ABC):
+    """Base of the families; see `energyscape.families` for the five of them.
+
+    Attributes
+    ----------
+    model_ : Energy or Denoiser
+        In eval mode, with the averaged weights.
+    codec_, schema_, data_kind_ : Codec, Schema or None, {"table", "pictures"}
+    history_ : list of dict
+        The training curve.
+    calibration_ : dict of arrays
+        ``anomaly_scores`` of the calibration rows, sorted, and up to 1,000 of them encoded, ``rows``.
+    info_ : dict
+        Seed, versions, seconds, stop reason, data, notes.
+    n_features_in_, feature_names_in_
+        As in scikit-learn.
+    """
+
+    #: What the family is for, in a line; shown by the command line.
+    purpose: ClassVar[str] = ""
+
+    # -- what a family adds --------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def _measure(self, x: Tensor) -> dict[str, Any]:
+        """Facts of the encoded training rows that the model is built from (plain values)."""
+
+    @abc.abstractmethod
+    def _build(self, facts: Mapping[str, Any]) -> nn.Module:
+        """The untrained model; also used to load a trained one."""
+
+    @abc.abstractmethod
+    def _compose(self, model: nn.Module, facts: Mapping[str, Any]) -> Composition:
+        """Model and objectives, ready to train."""
+
+    @abc.abstractmethod
+    def _sample_encoded(
+        self,
+        n: int,
+        rng: torch.Generator,
+        *,
+        steps: int | None,
+        sampler: str | None,
+        progress: ProgressCallback | None,
+    ) -> Tensor:
+        """`n` encoded samples."""
+
+    @abc.abstractmethod
+    def _log_density(self, x: Tensor) -> Values:
+        """Of encoded rows in float64, before the codec's Jacobian."""
+
+    @abc.abstractmethod
+    def _surprise(self, x: Tensor) -> Tensor:
+        """The anomaly score of encoded rows in float64 split over dimensions, shape of x."""
+
+    def _after_training(self, x: Tensor, aux: dict[str, Tensor] | None) -> dict[str, np.ndarray]:
+        """Arrays to keep beside the calibration scores (a replay buffer, say)."""
+        return {}
+
+    # -- fitting -------------------------------------------------------------------------------
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Learn the density of `X`.
+
+        Parameters
+        ----------
+        X : array of shape (n, features), DataFrame, pictures uint8 (n, H, W[, C]), or Dataset
+            NaN and None are blanks, which are modelled, not filled in.
+        y : ignored
+
+        Returns
+        -------
+        self
+        """
+        validate_settings(type(self), self.get_params())
+        progress = _bar if self.__dict__.get("verbose") else None
+        dataset = self._training_data(X)
+        with progress() if progress else _no_bar() as callback:
+            fit_estimator(self, dataset, RunRecord(), progress=callback)
+        return self
+
+    def fit_run(
+        self,
+        dataset: Dataset,
+        out: str | os.PathLike[str],
+        *,
+        resume: bool = False,
+        time_limit: float | None = None,
+        progress: ProgressCallback | None = None,
+        source: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Learn the density of a data set with checkpoints, and leave an artifact.
+
+        Parameters
+        ----------
+        dataset : Dataset
+        out : path
+            The run's folder, made by `energyscape.artifact.prepare` or new.
+        resume : bool
+            Go on from the last checkpoint of the same data and settings.
+        time_limit : float, optional
+            Seconds; sets the setting of that name.
+        progress : callable, optional
+        source : mapping, optional
+            Where the data came from, for the record.
+        """
+        if time_limit is not None:
+            self.set_params(time_limit=time_limit)
+        validate_settings(type(self), self.get_params())
+        record = RunRecord(Path(out), resume, dict(source or {}))
+        fit_estimator(self, self._training_data(dataset), record, progress=progress)
+        self.save(out)
+        return self
+
+    def _training_data(self, X: Any) -> Dataset:
+        """A `Dataset`, and the attributes that remember what kind of data came in."""
+        self._template = None
+        if isinstance(X, Dataset):
+            dataset, self.input_kind_ = X, "dataset"
+        elif is_frame(X):
+            dataset, self.input_kind_ = as_dataset(X), "frame"
+            self._template = X[:0]
+        else:
+            if np.ndim(X) in (3, 4):
+                dataset, self.input_kind_ = as_dataset(X), "array"
+            else:
+                checked = validate_data(
+                    self, X, dtype="numeric", ensure_all_finite="allow-nan", ensure_min_samples=2
+                )
+                dataset, self.input_kind_ = as_dataset(checked), "array"
+        if dataset.kind == "table":
+            table = dataset.frame if dataset.raw is None else dataset.raw
+            assert table is not None
+            names = list(table.columns)
+            self.n_features_in_ = len(names)
+            if self.input_kind_ != "array":
+                self.feature_names_in_ = np.asarray(names, dtype=object)
+            elif hasattr(self, "feature_names_in_"):
+                del self.feature_names_in_
+        else:
+            self.n_features_in_ = int(np.prod(dataset.data.shape[1:]))
+        return dataset
+
+    # -- encoding ------------------------------------------------------------------------------
+
+    def _conform(self, X: Any) -> Any:
+        """New data in the form the codec takes; one-line errors name what does not fit."""
+        check_is_fitted(self)
+        if self.data_kind_ == "pictures":
+            pictures = X if isinstance(X, Dataset) else as_dataset(np.asarray(X))
+            if pictures.kind != "pictures":
+                raise DataError("this model was fitted on pictures; give pictures (n, H, W[, C])")
+            return pictures.data
+        if isinstance(X, Dataset):
+            if X.kind != "table":
+                raise DataError("this model was fitted on a table; give a table")
+            X = X.data if self.schema_.array else (X.raw if X.raw is not None else X.data)
+        if self.schema_.array:
+            if is_frame(X):
+                X = to_polars(X).to_numpy()
+            return validate_data(
+                self, X, reset=False, dtype="numeric", ensure_all_finite="allow-nan"
+            )
+        if not is_frame(X):
+            import polars as pl
+
+            table = np.asarray(X)
+            names = [str(name) for name in self.feature_names_in_]
+            if table.ndim != 2 or table.shape[1] != len(names):
+                raise DataError(
+                    f"this model was fitted on {len(names)} columns: {', '.join(names)}"
+                )
+            X = pl.DataFrame({name: table[:, j] for j, name in enumerate(names)})
+        return X
+
+    def encode(self, X: Any) -> Tensor:
+        """Rows as the model sees them, float64, shape (n, ...); deterministic."""
+        return torch.from_numpy(self.codec_.encode(self._conform(X), None).x)
+
+    def decode(self, x: Tensor) -> Any:
+        """Encoded rows in the original columns, types and units, in the kind of data fitted."""
+        check_is_fitted(self)
+        data = self.codec_.decode(x.detach().cpu().double().numpy())
+        if self.input_kind_ == "frame":
+            return like(data, self._original())
+        return data
+
+    def _original(self) -> Any:
+        if self._template is not None:
+            return self._template
+        if self.frame_kind_ == "pandas":
+            import pandas
+
+            return pandas.DataFrame()
+        return None
+
+    # -- sampling ------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        n_samples: int = 1,
+        *,
+        random_state: int | None = None,
+        steps: int | None = None,
+        sampler: str | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Any:
+        """Draw new records.
+
+        Parameters
+        ----------
+        n_samples : int
+        random_state : int, optional
+            Seed; the estimator's own by default.
+        steps : int, optional
+            Steps of the sampler; the family's default otherwise.
+        sampler : str, optional
+            Another sampler than the family's default.
+        progress : callable, optional
+
+        Returns
+        -------
+        array, DataFrame or pictures
+            The kind of data fitted, in original units.
+        """
+        x = self.sample_encoded(
+            n_samples, random_state=random_state, steps=steps, sampler=sampler, progress=progress
+        )
+        return self.decode(x)
+
+    def sample_encoded(
+        self,
+        n_samples: int,
+        *,
+        random_state: int | None = None,
+        steps: int | None = None,
+        sampler: str | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Tensor:
+        """As `sample`, before decoding: a tensor of shape (n_samples, ...)."""
+        check_is_fitted(self)
+        if n_samples < 1:
+            raise ValueError(f"n_samples must be at least 1, got {n_samples}")
+        if steps is not None and steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        seed = random_state if random_state is not None else self.info_["seed"]
+        device = next(self.model_.parameters()).device
+        rng = torch.Generator(device).manual_seed(int(seed) + 104729)
+        parts = []
+        left, chunk = n_samples, 4096
+        while left > 0:
+            part = self._sample_encoded(
+                min(left, chunk), rng, steps=steps, sampler=sampler, progress=progress
+            )
+            parts.append(part.cpu())
+            left -= len(part)
+        return torch.cat(parts)
+
+    # -- densities -----------------------------------------------------------------------------
+
+    def log_density(self, X: Any) -> Values:
+        """log p of each row in nats and original units, with its kind and standard error.
+
+        Raises
+        ------
+        NoLogDensityError
+            If the model has none; the message names the alternatives.
+        """
+        encoded = self.codec_.encode(self._conform(X), None)
+        device = next(self.model_.parameters()).device
+        values = self._log_density(torch.from_numpy(encoded.x).to(device))
+        return values._replace(value=values.value + encoded.log_abs_det)
+
+    def score_samples(self, X: Any) -> NDArray[np.float64]:
+        """log p of each row in nats; see `log_density` for its kind and standard error."""
+        return self.log_density(X).value
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """The mean log p over rows, in nats per row."""
+        return float(self.score_samples(X).mean())
+
+    # -- anomalies -----------------------------------------------------------------------------
+
+    def anomaly_score(self, X: Any) -> NDArray[np.float64]:
+        """How little each row belongs, larger = more anomalous."""
+        return self._surprise_rows(self.encode(X)).sum(1)
+
+    def _surprise_rows(self, x: Tensor) -> NDArray[np.float64]:
+        device = next(self.model_.parameters()).device
+        chunk = max(1, 65536 // max(x[0].numel(), 1))
+        parts = [self._surprise(part.to(device)).flatten(1).cpu() for part in x.split(chunk)]
+        return torch.cat(parts).numpy()
+
+    def column_contributions(self, X: Any) -> tuple[list[str], NDArray[np.float64]]:
+        """Which columns drive the anomaly score: names, and shares of shape (n, columns)."""
+        if not isinstance(self.codec_, TableCodec):
+            raise ValueError("pictures have no columns")
+        parts = self._surprise_rows(self.encode(X))
+        names = [name for name, _ in self.codec_.groups]
+        sums = np.stack([parts[:, where].sum(1) for _, where in self.codec_.groups], axis=1)
+        shares = np.abs(sums)
+        return names, shares / np.maximum(shares.sum(1, keepdims=True), 1e-300)
+
+    def p_values(self, X: Any) -> NDArray[np.float64]:
+        """Conformal p-values: the chance that a normal row scores at least as high.
+
+        Raises
+        ------
+        ValueError
+            If no rows were set aside for calibration.
+        """
+        return detection.conformal_p_values(self._calibration_scores(), self.anomaly_score(X))
+
+    def _calibration_scores(self) -> NDArray[np.float64]:
+        check_is_fitted(self)
+        scores = self.calibration_["anomaly_scores"]
+        if len(scores) == 0:
+            raise ValueError(
+                "no rows were set aside for calibration: fit with calibration_fraction > 0"
+            )
+        return np.asarray(scores, dtype=np.float64)
+
+    @property
+    def offset_(self) -> float:
+        """Minus the anomaly score above which `predict` says -1."""
+        return -detection.threshold(self._calibration_scores(), self._false_alarm_rate())
+
+    def _false_alarm_rate(self) -> float:
+        return float(self.get_params()["false_alarm_rate"])
+
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
+        """Positive for rows that belong, negative for anomalies, at the stated false-alarm rate."""
+        scores = self.anomaly_score(X)
+        return -scores - self.offset_
+
+    def predict(self, X: Any) -> NDArray[np.int64]:
+        """1 for rows that belong, -1 for anomalies."""
+        return np.where(self.decision_function(X) >= 0, 1, -1)
+
+    # -- keeping -------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted model as a folder; `energyscape.load` gives it back."""
+        check_is_fitted(self)
+        save_estimator(self, Path(path))
+
+    def _double(self) -> nn.Module:
+        """The model in float64, for scores and densities."""
+        if self._model64 is None:
+            model = copy.deepcopy(self.model_).double().eval()
+            self._model64 = model.requires_grad_(False)
+        return self._model64
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "model_")
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.non_deterministic = False
+        return tags
+
+    # Set by fitting or loading.
+    model_: nn.Module
+    _model64: nn.Module | None
+    _template: Any
+    codec_: Codec
+    schema_: Any
+    data_kind_: str
+    facts_: dict[str, Any]
+    history_: list[dict[str, Any]]
+    calibration_: dict[str, np.ndarray]
+    info_: dict[str, Any]
+    input_kind_: str
+    frame_kind_: str
+    n_features_in_: int
+    feature_names_in_: NDArray[Any]
+
+
+def _no_bar() -> Any:
+    import contextlib
+
+    return contextlib.nullcontext(None)
+
+
+def _bar() -> Any:
+    from energyscape.families.bar import progress_bar
+
+    return progress_bar()

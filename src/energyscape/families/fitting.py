@@ -1,0 +1,230 @@
+"""What `fit` does, once for all families: split, encode, train, calibrate."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from energyscape.artifact import fingerprint
+from energyscape.data import Dataset, PictureCodec, Split, fit_codec, split_rows
+from energyscape.training import (
+    CheckpointError,
+    EncodedRows,
+    PictureRows,
+    Progress,
+    Rows,
+    TensorRows,
+    TrainConfig,
+    train,
+)
+
+if TYPE_CHECKING:
+    from energyscape.families.base import DensityEstimator
+
+__all__ = ["RunRecord", "fit_estimator"]
+
+_KEPT_ROWS = 1000
+_CALIBRATION_ROWS = 20_000
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Where a run keeps its files, if anywhere, and where its data came from."""
+
+    out: Path | None = None
+    resume: bool = False
+    source: dict[str, Any] = field(default_factory=dict)
+
+
+def fit_estimator(
+    estimator: DensityEstimator,
+    dataset: Dataset,
+    record: RunRecord,
+    *,
+    progress: Callable[[Progress], None] | None,
+) -> None:
+    """Fit in place: sets every attribute that ends in an underscore."""
+    settings = estimator.get_params()
+    identity = {
+        "family": type(estimator).__name__.lower(),
+        "settings": {k: v for k, v in settings.items() if k not in _FREE},
+        "data": data_fingerprint(dataset),
+    }
+    seed = _seed(settings["random_state"], record, identity)
+    rng = np.random.default_rng(seed)
+    split = split_rows(
+        len(dataset), settings["validation_fraction"], settings["calibration_fraction"], rng
+    )
+    codec = fit_codec(dataset, split.train)
+    estimator._model64 = None
+    estimator.codec_ = codec
+    estimator.schema_ = dataset.schema
+    estimator.data_kind_ = dataset.kind
+    estimator.frame_kind_ = _frame_kind(estimator._template)
+    head = split.train[: 1 + 20_000_000 // max(int(np.prod(codec.event_shape)), 1) // 20]
+    x = torch.from_numpy(codec.encode(_take(dataset, head), rng).x)
+    facts = {"event_shape": list(codec.event_shape), **estimator._measure(x)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = estimator._build(facts)
+    estimator.facts_ = facts
+    composition = estimator._compose(model, facts)
+    config = train_config(settings, seed)
+    run = train(
+        composition.model,
+        composition.objective,
+        _rows(dataset, split.train, codec, config, seed),
+        validation=_held_out(dataset, split, codec, config, seed),
+        validation_objective=composition.validation_objective,
+        config=config,
+        out=record.out,
+        resume=record.resume,
+        progress=progress,
+    )
+    estimator.model_ = run.model
+    estimator.history_ = run.history
+    estimator.info_ = {
+        "seed": seed,
+        "steps": run.step,
+        "seconds": run.seconds,
+        "stop_reason": run.stop_reason,
+        "precision": config.precision,
+        "device": str(next(run.model.parameters()).device),
+        "threads": torch.get_num_threads(),
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "rows": {name: len(part) for name, part in split._asdict().items()},
+        "notes": list(dataset.notes),
+        "data": {"name": dataset.name, "kind": dataset.kind, **record.source},
+        "fingerprint": identity["data"],
+        "versions": versions(),
+    }
+    estimator.calibration_ = estimator._after_training(x.float(), run.aux)
+    _calibrate(estimator, dataset, split)
+
+
+#: Settings that do not change what is learned.
+_FREE = ("device", "verbose", "random_state", "false_alarm_rate")
+
+
+def train_config(settings: dict[str, Any], seed: int) -> TrainConfig:
+    """The training part of a family's settings."""
+    precision = settings["precision"]
+    return TrainConfig(
+        max_steps=settings["max_steps"],
+        batch_size=settings["batch_size"],
+        learning_rate=settings["learning_rate"],
+        weight_decay=settings["weight_decay"],
+        ema_decay=settings["ema_decay"],
+        seed=seed,
+        device=settings["device"],
+        precision="float32" if precision == "auto" else precision,
+        time_limit=settings["time_limit"],
+        patience=settings["patience"],
+    )
+
+
+def data_fingerprint(dataset: Dataset) -> str:
+    """A checksum of the values, by which a resumed run knows its data again."""
+    if dataset.kind == "pictures" or dataset.array is not None:
+        return fingerprint(np.asarray(dataset.data))
+    hashes = dataset.data.hash_rows(seed=0).to_numpy()
+    return fingerprint(hashes, np.asarray(dataset.data.columns, dtype=object))
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a run's bits depend on."""
+    names = ("energyscape", "torch", "numpy", "polars", "scikit-learn")
+    return {"python": platform.python_version()} | {n: metadata.version(n) for n in names}
+
+
+def _seed(random_state: int | None, record: RunRecord, identity: dict[str, Any]) -> int:
+    """The run's seed; a resumed run reads it, and what it was started with, from its record."""
+    import json
+
+    seed = (
+        int(np.random.SeedSequence().generate_state(1)[0]) if random_state is None else random_state
+    )
+    if record.out is None:
+        return int(seed)
+    path = record.out / "train" / "run.json"
+    if record.resume and path.is_file():
+        known = json.loads(path.read_text())
+        if known["data"] != identity["data"]:
+            raise CheckpointError(f"{record.out} was trained on other data; give a new folder")
+        now = json.loads(json.dumps(identity["settings"]))
+        changed = [k for k, v in now.items() if known["settings"].get(k) != v]
+        if known["family"] != identity["family"] or changed:
+            what = (
+                ", ".join(f"{k}={known['settings'].get(k)} (now {now[k]})" for k in changed)
+                or f"family {known['family']} (now {identity['family']})"
+            )
+            raise CheckpointError(f"{record.out} was started with other settings: {what}")
+        return int(known["seed"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    from energyscape.artifact import write_bytes
+
+    write_bytes(path, json.dumps(identity | {"seed": int(seed)}, indent=2).encode())
+    return int(seed)
+
+
+def _frame_kind(template: Any) -> str:
+    return "" if template is None else type(template).__module__.split(".")[0]
+
+
+def _take(dataset: Dataset, rows: np.ndarray) -> Any:
+    return dataset.data[rows]
+
+
+def _rows(dataset: Dataset, rows: np.ndarray, codec: Any, config: TrainConfig, seed: int) -> Rows:
+    """Rows for the loop, on the training device, with noise drawn afresh where the codec draws any."""
+    from energyscape.training.loop import choose_device
+
+    device = choose_device(config.device)
+    dtype = torch.float64 if config.precision == "float64" else torch.float32
+    data = _take(dataset, rows)
+    if isinstance(codec, PictureCodec):
+        pictures = torch.from_numpy(np.ascontiguousarray(np.moveaxis(data, 3, 1))).to(device)
+        return PictureRows(pictures, codec.levels, dtype=dtype)
+    first = codec.encode(data, np.random.default_rng([seed, 0]))
+    if np.array_equal(first.x, codec.encode(data, np.random.default_rng([seed, 1])).x):
+        return TensorRows(torch.as_tensor(first.x, dtype=dtype, device=device))
+    refresh = max(-(-len(rows) // config.batch_size), 200)
+    return EncodedRows(
+        lambda r: codec.encode(data, r).x,
+        len(rows),
+        seed=seed,
+        refresh=refresh,
+        dtype=dtype,
+        device=device,
+    )
+
+
+def _held_out(
+    dataset: Dataset, split: Split, codec: Any, config: TrainConfig, seed: int
+) -> Rows | None:
+    if len(split.validation) == 0:
+        return None
+    return _rows(dataset, split.validation[:2048], codec, config, seed + 1)
+
+
+def _calibrate(estimator: DensityEstimator, dataset: Dataset, split: Split) -> None:
+    """Anomaly scores of rows that trained nothing, and some of those rows, encoded."""
+    rows = split.calibration[:_CALIBRATION_ROWS]
+    scores = np.empty(0)
+    kept: Tensor = torch.empty(0, *estimator.codec_.event_shape)
+    if len(rows):
+        x = torch.from_numpy(estimator.codec_.encode(_take(dataset, rows), None).x)
+        scores = np.sort(estimator._surprise_rows(x).sum(1))
+        kept = x[:_KEPT_ROWS]
+    estimator.calibration_ |= {
+        "anomaly_scores": scores,
+        "rows": kept.to(torch.float32).numpy(),
+    }

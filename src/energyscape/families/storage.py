@@ -1,0 +1,90 @@
+"""A fitted estimator to and from its folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from energyscape.artifact import Artifact, ArtifactError, read_artifact, write_artifact
+from energyscape.data import codec_from_state
+
+if TYPE_CHECKING:
+    from energyscape.families.base import DensityEstimator
+
+__all__ = ["load_estimator", "save_estimator"]
+
+
+def save_estimator(estimator: DensityEstimator, path: Path) -> None:
+    """Write the artifact; the training curve too where the run has not written it already."""
+    import json
+
+    arrays, meta = estimator.codec_.state()
+    names = getattr(estimator, "feature_names_in_", None)
+    config = {
+        "family": type(estimator).__name__.lower(),
+        "settings": estimator.get_params(),
+        "facts": estimator.facts_,
+        "codec": meta,
+        "data_kind": estimator.data_kind_,
+        "input_kind": estimator.input_kind_,
+        "frame_kind": estimator.frame_kind_,
+        "n_features_in": estimator.n_features_in_,
+        "feature_names_in": None if names is None else [str(n) for n in names],
+    }
+    model = estimator.model_.state_dict()
+    write_artifact(path, Artifact(model, arrays, estimator.calibration_, config, estimator.info_))
+    if not (path / "metrics.jsonl").exists():
+        lines = "".join(json.dumps(entry) + "\n" for entry in estimator.history_)
+        (path / "metrics.jsonl").write_text(lines)
+
+
+def load_estimator(
+    path: str | os.PathLike[str], families: dict[str, type[DensityEstimator]]
+) -> DensityEstimator:
+    """The estimator that was saved, ready to sample and score.
+
+    Raises
+    ------
+    ArtifactError
+        One line that names what is wrong with the folder.
+    """
+    import json
+
+    artifact = read_artifact(path)
+    config = artifact.config
+    known = {cls.__name__.lower(): cls for cls in families.values()}
+    if config.get("family") not in known:
+        raise ArtifactError(f"{path} holds a model of an unknown family {config.get('family')!r}")
+    try:
+        estimator = known[config["family"]](**config["settings"])
+        model = estimator._build(config["facts"])
+        model.load_state_dict(artifact.model)
+        codec = codec_from_state(artifact.codec, config["codec"])
+        fitted: dict[str, Any] = {
+            "facts_": config["facts"],
+            "codec_": codec,
+            "schema_": getattr(codec, "schema", None),
+            "data_kind_": config["data_kind"],
+            "input_kind_": config["input_kind"],
+            "frame_kind_": config["frame_kind"],
+            "n_features_in_": config["n_features_in"],
+        }
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ArtifactError(f"{path} does not fit this version of energyscape: {first}") from error
+    for name, value in fitted.items():
+        setattr(estimator, name, value)
+    if config["feature_names_in"] is not None:
+        estimator.feature_names_in_ = np.asarray(config["feature_names_in"], dtype=object)
+    estimator._template = None
+    estimator._model64 = None
+    estimator.model_ = model.eval()
+    estimator.calibration_ = artifact.calibration
+    estimator.info_ = {k: v for k, v in artifact.manifest.items() if k not in ("files", "format")}
+    curve = Path(path) / "metrics.jsonl"
+    lines = curve.read_text().splitlines() if curve.is_file() else []
+    estimator.history_ = [json.loads(line) for line in lines if line.strip()]
+    return estimator

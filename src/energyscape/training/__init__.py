@@ -1,0 +1,21 @@
+"""The one training loop: any model, any objective, any rows, one device or many processes."""
+
+from __future__ import annotations
+
+from energyscape.training.checkpoint import CheckpointError
+from energyscape.training.loop import Progress, Trained, TrainingDiverged, train
+from energyscape.training.plan import TrainConfig
+from energyscape.training.rows import EncodedRows, PictureRows, Rows, TensorRows
+
+__all__ = [
+    "CheckpointError",
+    "EncodedRows",
+    "PictureRows",
+    "Progress",
+    "Rows",
+    "TensorRows",
+    "TrainConfig",
+    "Trained",
+    "TrainingDiverged",
+    "train",
+]

@@ -1,0 +1,118 @@
+"""Checkpoints: everything a run needs to go on to the same bits.
+
+One folder a checkpoint, ``train/step-00001200/``, one safetensors file a process in it, with the
+plain values as JSON in its metadata. The folder is written under another name and renamed when all
+processes have written theirs, then older ones are removed: whenever the run is killed, one whole
+checkpoint is there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+__all__ = ["CheckpointError", "latest", "read", "remove_older", "write"]
+
+_PREFIX = "step-"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged, or belongs to another run."""
+
+
+def _folder(train_dir: Path, step: int) -> Path:
+    return train_dir / f"{_PREFIX}{step:08d}"
+
+
+def latest(train_dir: Path) -> Path | None:
+    """The newest whole checkpoint, or None."""
+    if not train_dir.is_dir():
+        return None
+    whole = [p for p in train_dir.glob(f"{_PREFIX}*") if p.name[len(_PREFIX) :].isdigit()]
+    return max(whole, key=lambda p: p.name, default=None)
+
+
+def write(
+    train_dir: Path,
+    step: int,
+    tensors: dict[str, Tensor],
+    record: dict[str, Any],
+    *,
+    rank: int = 0,
+    barrier: Any = None,
+) -> Path:
+    """Write this process's part of a checkpoint and, on the first process, put it in place."""
+    folder = _folder(train_dir, step)
+    partial = folder.with_name(folder.name + ".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    contiguous = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    save_file(contiguous, partial / f"rank{rank}.safetensors", {"record": json.dumps(record)})
+    if barrier is not None:
+        barrier()
+    if rank == 0:
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(partial, folder)
+        remove_older(train_dir, folder)
+    if barrier is not None:
+        barrier()
+    return folder
+
+
+def remove_older(train_dir: Path, newest: Path) -> None:
+    """Remove every other checkpoint, half-written ones too."""
+    for path in train_dir.glob(f"{_PREFIX}*"):
+        if path != newest:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def read(folder: Path, *, rank: int, world_size: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """This process's tensors and record.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is damaged, or was written by another number of processes.
+    """
+    parts = len(list(folder.glob("rank*.safetensors")))
+    if parts != world_size:
+        raise CheckpointError(
+            f"{folder} was written by {parts} processes and cannot be continued by {world_size}"
+        )
+    path = folder / f"rank{rank}.safetensors"
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            record = json.loads(file.metadata()["record"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is damaged ({error}); delete {folder} to start over"
+        ) from error
+    return tensors, record
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state as named tensors."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"optimizer.{i}.{k}": torch.as_tensor(v) for i, s in state.items() for k, v in s.items()
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Restore what `optimizer_tensors` gave."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            state.setdefault(int(index), {})[key] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -1,0 +1,127 @@
+"""Settings of a run, and how far along it is: by steps, or by a time limit turned into steps.
+
+With a time limit the number of steps is planned from the measured speed, and planned again a few
+times on the way; each plan is written into the checkpoint, so a resumed run follows the record, not
+the clock. The learning rate depends on the fraction done, so it lands whatever the speed was.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Plan", "TrainConfig"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train; everything a run depends on besides model, objective and rows.
+
+    Parameters
+    ----------
+    max_steps : int
+        Optimizer steps.
+    batch_size : int
+        Rows a step, over all processes together; at most the number of rows.
+    learning_rate : float
+        Peak rate of Adam.
+    warmup : float
+        Fraction of the run over which the rate rises from 0.
+    decay : {"cosine", "constant"}
+        How it falls after that; cosine ends at 0.
+    weight_decay : float
+        Decoupled (AdamW).
+    grad_clip : float
+        Largest norm of the gradient; infinity for none.
+    ema_decay : float
+        Per step; see `energyscape.nn.EMA`.
+    seed : int
+    device : str
+        "auto" takes a GPU where there is one.
+    precision : {"float32", "bfloat16", "float64"}
+        bfloat16 is autocast: weights stay float32.
+    time_limit : float, optional
+        Seconds; `max_steps` is then replaced by what fits.
+    validations : int
+        How often the validation loss is measured over the run.
+    patience : int, optional
+        Stop after so many validations without a better one; None trains to the end. With validation
+        rows the best averaged weights are kept either way, unless `keep` is "last".
+    keep : {"best", "last"}
+    checkpoint_seconds : float
+        Between checkpoints, when the run has a folder.
+    """
+
+    max_steps: int = 4000
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    warmup: float = 0.02
+    decay: Literal["cosine", "constant"] = "cosine"
+    weight_decay: float = 0.0
+    grad_clip: float = 1.0
+    ema_decay: float = 0.999
+    betas: tuple[float, float] = (0.9, 0.999)
+    seed: int = 0
+    device: str = "auto"
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    time_limit: float | None = None
+    validations: int = 20
+    patience: int | None = None
+    keep: Literal["best", "last"] = "best"
+    checkpoint_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "batch_size", "validations"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "grad_clip", "checkpoint_seconds"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.time_limit is not None and not self.time_limit > 0:
+            raise ValueError(f"time_limit must be positive, got {self.time_limit}")
+        if self.precision not in ("float32", "bfloat16", "float64"):
+            raise ValueError(
+                f"precision must be float32, bfloat16 or float64, got {self.precision!r}"
+            )
+
+    def rate(self, fraction: float) -> float:
+        """The learning rate when `fraction` of the run is done."""
+        if fraction < self.warmup:
+            return self.learning_rate * (fraction / self.warmup)
+        if self.decay == "constant":
+            return self.learning_rate
+        done = (fraction - self.warmup) / (1 - self.warmup)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+@dataclass
+class Plan:
+    """The steps of a run: from `from_step`, where `from_fraction` was done, to `total`."""
+
+    total: int
+    from_step: int = 0
+    from_fraction: float = 0.0
+    replans: int = 0
+
+    # Shares of the time limit after which the speed is measured and the rest planned anew.
+    _POINTS = (0.03, 0.1, 0.3, 0.6, 0.85)
+
+    def fraction(self, step: int) -> float:
+        """How much of the run is done before step `step`."""
+        left = max(self.total - self.from_step, 1)
+        return self.from_fraction + (1 - self.from_fraction) * (step - self.from_step) / left
+
+    def due(self, elapsed: float, limit: float) -> bool:
+        """Whether it is time to plan again."""
+        return self.replans < len(self._POINTS) and elapsed >= self._POINTS[self.replans] * limit
+
+    def replan(self, step: int, elapsed: float, limit: float) -> None:
+        """Set the total so that the remaining time is used at the speed measured so far."""
+        speed = max(step, 1) / elapsed
+        self.from_fraction = self.fraction(step)
+        self.from_step = step
+        self.total = step + max(int((limit - elapsed) * speed), 1)
+        self.replans += 1
+        while self.replans < len(self._POINTS) and elapsed >= self._POINTS[self.replans] * limit:
+            self.replans += 1

@@ -1,0 +1,190 @@
+"""The loop: what it minimises, when it stops, what it refuses to do."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from energyscape.training import CheckpointError, TrainConfig, TrainingDiverged, train
+from energyscape.training.plan import Plan
+from energyscape.training.rows import EncodedRows, PermutationStream, PictureRows
+
+
+class Location(nn.Module):
+    """One parameter vector."""
+
+    def __init__(self, dim: int = 2) -> None:
+        super().__init__()
+        self.centre = nn.Parameter(torch.zeros(dim))
+
+
+def squared_distance(model, x, aux, rng, *, label=None):
+    loss = (x - model.centre).square().sum(1)
+    return loss, aux, {"mean_x": x.mean()}
+
+
+def data(n: int = 200) -> torch.Tensor:
+    return torch.randn(n, 2, generator=torch.Generator().manual_seed(3)) + torch.tensor([3.0, -1.0])
+
+
+def config(**changes) -> TrainConfig:
+    return TrainConfig(
+        **{"max_steps": 400, "batch_size": 50, "learning_rate": 0.05, "device": "cpu"} | changes
+    )
+
+
+def test_minimiser_is_reached():
+    """The minimiser of the mean squared distance is the mean."""
+    run = train(Location(), squared_distance, data(), config=config(max_steps=1500))
+    assert torch.allclose(run.model.centre, data().mean(0), atol=0.02)
+    assert run.stop_reason == "finished"
+    assert run.step == 1500
+
+
+def test_rows_come_in_permutations_and_any_position_can_be_asked_for():
+    """Each epoch visits every row once; asking in pieces or at once gives the same rows."""
+    stream = PermutationStream(7, seed=1)
+    whole = stream.take(0, 21)
+    for epoch in whole.reshape(3, 7):
+        assert sorted(epoch.tolist()) == list(range(7))
+    assert not torch.equal(whole[:7], whole[7:14])
+    pieces = torch.cat([stream.take(14, 3), stream.take(17, 4)])
+    assert torch.equal(pieces, whole[14:])
+
+
+def test_non_finite_loss_stops_before_the_weights_change(tmp_path):
+    """The error names step, rate and the last checkpoint; the weights stay finite."""
+    calls = []
+
+    def breaks(model, x, aux, rng, *, label=None):
+        calls.append(1)
+        loss = (x - model.centre).square().sum(1)
+        return loss * (math.nan if len(calls) > 20 else 1.0), aux, {}
+
+    model = Location()
+    with pytest.raises(TrainingDiverged, match=r"step 21: loss nan.*learning rate.*step-000000"):
+        train(model, breaks, data(), config=config(checkpoint_seconds=1e-9), out=tmp_path)
+    assert model.centre.isfinite().all()
+
+
+def test_wrong_shape_of_loss_is_named():
+    """A loss summed over the batch is refused."""
+
+    def scalar(model, x, aux, rng, *, label=None):
+        return (x - model.centre).square().mean(), aux, {}
+
+    with pytest.raises(ValueError, match="one loss a row"):
+        train(Location(), scalar, data(), config=config())
+
+
+def test_early_stopping_keeps_the_best_weights():
+    """Validation rows elsewhere get worse as training goes on; the best averaged weights are kept."""
+    run = train(
+        Location(),
+        squared_distance,
+        data(),
+        validation=-data(),
+        config=config(max_steps=1000, patience=3, validations=50),
+    )
+    assert "no better validation loss" in run.stop_reason
+    assert run.step < 200
+    values = [h["validation_loss"] for h in run.history if "validation_loss" in h]
+    final = (-data() - run.model.centre.detach()).square().sum(1).mean()
+    assert final == pytest.approx(min(values), rel=1e-5)
+
+
+def test_time_limit_is_kept_and_the_rate_lands():
+    """A second of training takes about a second, and ends at rate zero."""
+    run = train(Location(), squared_distance, data(), config=config(time_limit=1.0, max_steps=10**9))
+    assert 0.5 < run.seconds < 2.5
+    rates = [h["learning_rate"] for h in run.history if "learning_rate" in h]
+    assert rates[-1] < 1e-3 * max(rates)
+
+
+def test_plan_reaches_one_whatever_the_speed():
+    """After plans at changing speeds, the fraction still rises to exactly one at the last step."""
+    plan = Plan(1000)
+    plan.replan(step=10, elapsed=1.0, limit=20.0)
+    first = plan.fraction(10)
+    plan.replan(step=100, elapsed=5.0, limit=20.0)
+    fractions = [plan.fraction(s) for s in range(100, plan.total + 1)]
+    assert first < fractions[0]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
+
+
+def test_resume_refuses_other_settings(tmp_path):
+    """A checkpoint of another learning rate is not continued."""
+    train(Location(), squared_distance, data(), config=config(max_steps=10), out=tmp_path)
+    with pytest.raises(CheckpointError, match=r"learning_rate=0\.05 \(now 0\.1\)"):
+        train(
+            Location(),
+            squared_distance,
+            data(),
+            config=config(max_steps=10, learning_rate=0.1),
+            out=tmp_path,
+            resume=True,
+        )
+
+
+def test_damaged_checkpoint_is_named(tmp_path):
+    """A flipped byte in the header is an error with the file's name, not a crash."""
+    train(Location(), squared_distance, data(), config=config(max_steps=10), out=tmp_path)
+    file = tmp_path / "train" / "step-00000010" / "rank0.safetensors"
+    content = bytearray(file.read_bytes())
+    content[0] ^= 0xFF
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        train(
+            Location(),
+            squared_distance,
+            data(),
+            config=config(max_steps=10),
+            out=tmp_path,
+            resume=True,
+        )
+
+
+def test_metrics_are_written_as_json_lines(tmp_path):
+    """Every line of metrics.jsonl is one record of the history."""
+    run = train(Location(), squared_distance, data(), config=config(max_steps=30), out=tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == run.history
+    assert {"step", "loss", "learning_rate", "grad_norm", "seconds", "mean_x"} <= set(lines[0])
+
+
+def test_pictures_are_dequantised_afresh_within_their_grey_level(rng):
+    """Noise differs between batches, and floor((x + 1) / 2 levels) gives the picture back."""
+    pictures = torch.randint(0, 17, (6, 1, 3, 3), generator=rng, dtype=torch.uint8)
+    rows = PictureRows(pictures, levels=17)
+    first, _ = rows.batch(torch.arange(6), 0, rng)
+    second, _ = rows.batch(torch.arange(6), 0, rng)
+    assert not torch.equal(first, second)
+    assert torch.equal(((first + 1) / 2 * 17).floor().to(torch.uint8), pictures)
+
+
+def test_encoded_rows_refresh_by_step_alone():
+    """The noise of a step is the same whatever came before it."""
+
+    def encode(rng):
+        return rng.normal(size=(5, 2))
+
+    index = torch.arange(5)
+    rng = torch.Generator()
+    one = EncodedRows(encode, 5, seed=0, refresh=10)
+    other = EncodedRows(encode, 5, seed=0, refresh=10)
+    for step in (0, 3, 11):
+        one.batch(index, step, rng)
+    assert torch.equal(one.batch(index, 25, rng)[0], other.batch(index, 29, rng)[0])
+    assert not torch.equal(one.batch(index, 25, rng)[0], one.batch(index, 31, rng)[0])
+
+
+@pytest.mark.parametrize("name", ["max_steps", "batch_size", "learning_rate", "time_limit"])
+def test_settings_out_of_range_are_named(name):
+    """Zero is refused where it makes no sense."""
+    with pytest.raises(ValueError, match=name):
+        TrainConfig(**{name: 0})
