@@ -1,0 +1,182 @@
+"""``energyscape fit``: learn the density of data and leave a run."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from energyscape.cli.console import Bar, note, notes, tell
+from energyscape.cli.failures import INTERRUPTED, BadInput, State
+from energyscape.cli.options import (
+    Channels,
+    Data,
+    Device,
+    Drop,
+    Overwrite,
+    Quiet,
+    Seed,
+    Size,
+    Types,
+    nearest,
+    to_pairs,
+    to_seconds,
+    to_size,
+)
+
+if TYPE_CHECKING:
+    from energyscape.families import DensityEstimator
+
+__all__ = ["EXAMPLE", "run"]
+
+EXAMPLE = "Example: energyscape fit penguins.csv --out runs/penguins --set max_steps=2000 --seed 1"
+
+
+def run(
+    ctx: typer.Context,
+    data: Data,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="RUN", help="Folder to write.", show_default=False)
+    ],
+    model: Annotated[
+        str, typer.Option("--model", metavar="FAMILY", help="ebm, score, ncsn, ddpm or edm.")
+    ] = "edm",
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="TOML", help="Settings, one a line.")
+    ] = None,
+    schema: Annotated[
+        Path | None, typer.Option("--schema", metavar="TOML", help="Column types, by `inspect`.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting; see `models`. Repeatable."),
+    ] = None,
+    types: Types = None,
+    drop: Drop = None,
+    size: Size = None,
+    channels: Channels = None,
+    duration: Annotated[
+        str | None, typer.Option("--time", metavar="5m", help="Train for so long: 30s, 5m, 1h.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    overwrite: Overwrite = False,
+    seed: Seed = None,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """Learn the density of DATA and write a run.
+
+    A run is a folder: model, codec, calibration, settings, training curve, checkpoints.
+    Ctrl-C stops after a checkpoint; the same command with --resume goes on to the same result.
+    """
+    _check_folder(out, resume=resume, overwrite=overwrite)
+    time_limit = to_seconds(duration)
+    from energyscape.data import load
+    from energyscape.families import prepare
+
+    estimator = _estimator(model, config, settings, seed=seed, device=device)
+    kinds, dropped = _types(schema, types, drop)
+    dataset = load(data, types=kinds, drop=dropped, size=to_size(size), channels=channels)
+    notes(dataset.notes, quiet=quiet)
+    if resume and not out.exists():
+        note(f"{out} does not exist yet: the run starts from the beginning", quiet=quiet)
+    prepare(out, resume=resume, overwrite=overwrite)
+    state: State = ctx.ensure_object(State)
+    tell(f"fitting {model} to {len(dataset)} {_rows(dataset.kind)} of {dataset.name}", quiet=quiet)
+    try:
+        with Bar(quiet=quiet) as bar:
+            source: dict[str, Any] = {"source": _absolute(data), "types": kinds, "drop": dropped}
+            source |= {"size": to_size(size), "channels": channels}
+            estimator.fit_run(
+                dataset, out, resume=resume, time_limit=time_limit, progress=bar, source=source
+            )
+    except KeyboardInterrupt:
+        again = state.command(add=["--resume"], leave_out=["--overwrite"])
+        typer.echo(f"energyscape: stopped; go on with: {again}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    _say_what_next(estimator, out, data, quiet)
+
+
+def _check_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse before any data is read; the run's folder is made once the data has been."""
+    if resume and overwrite:
+        raise BadInput("--resume goes on with a run and --overwrite replaces it; give one of them")
+    if out.is_file():
+        raise BadInput(f"{out} is a file; give the name of a folder for the run")
+    if out.is_dir() and any(out.iterdir()) and not (resume or overwrite):
+        raise BadInput(f"{out} exists; give --overwrite to replace it, --resume to go on with it")
+
+
+def _estimator(
+    model: str,
+    config: Path | None,
+    words: list[str] | None,
+    *,
+    seed: int | None,
+    device: str | None,
+) -> DensityEstimator:
+    """The estimator with all settings checked: defaults < --config < --set < --seed, --device."""
+    from energyscape.families import FAMILIES, validate_settings
+
+    if model not in FAMILIES:
+        raise BadInput(f"there is no family {model!r}; {nearest(model, FAMILIES)}")
+    given: dict[str, Any] = _read_toml(config) if config is not None else {}
+    given |= to_pairs(words, "--set", "KEY=VALUE")
+    given |= {} if seed is None else {"random_state": seed}
+    given |= {} if device is None else {"device": device}
+    return FAMILIES[model](**validate_settings(FAMILIES[model], given))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise BadInput(f"there is no file {path}; check the name")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} is not valid TOML: {error}") from error
+
+
+def _types(
+    schema: Path | None, types: list[str] | None, drop: list[str] | None
+) -> tuple[dict[str, str], list[str]]:
+    """Kinds by column and columns to drop: those of a schema.toml, then those of the command."""
+    kinds: dict[str, str] = {}
+    if schema is not None:
+        from energyscape.data import Schema
+
+        if not schema.is_file():
+            raise BadInput(f"there is no file {schema}; `energyscape inspect --out` writes one")
+        kinds = {
+            column.name: f"datetime:{column.format}"
+            if column.kind == "datetime" and column.format
+            else column.kind
+            for column in Schema.from_toml(schema.read_text(encoding="utf-8"))
+        }
+    return kinds | to_pairs(types, "--types", "COL=TYPE"), list(drop or [])
+
+
+def _absolute(data: str) -> str:
+    """Where the data is, so that `evaluate` and `report` find it again from any folder."""
+    file, colons, key = data.partition("::")
+    path = Path(file)
+    return f"{path.resolve()}{colons}{key}" if path.exists() else data
+
+
+def _rows(kind: str) -> str:
+    return "rows" if kind == "table" else "pictures"
+
+
+def _say_what_next(estimator: DensityEstimator, out: Path, data: str, quiet: bool) -> None:
+    info = estimator.info_
+    tell(
+        f"wrote {out}: {info['steps']} steps in {info['seconds']:.1f} s ({info['stop_reason']}), "
+        f"{info['parameters']} parameters, seed {info['seed']}",
+        quiet=quiet,
+    )
+    target = "samples.csv" if estimator.data_kind_ == "table" else "samples.png"
+    tell("try next:", quiet=quiet)
+    tell(f"  energyscape sample {out} --n 100 --out {target}", quiet=quiet)
+    tell(f"  energyscape score {out} {data} --out scores.csv", quiet=quiet)
+    tell(f"  energyscape report {out}", quiet=quiet)

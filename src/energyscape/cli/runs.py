@@ -1,0 +1,107 @@
+"""A fitted run opened, and data read the way its model needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from energyscape.cli.failures import BadInput
+
+if TYPE_CHECKING:
+    from energyscape.data import Dataset
+    from energyscape.families import DensityEstimator
+
+__all__ = ["Reading", "chunks", "open_run", "read_for", "rows_of"]
+
+
+class Reading(NamedTuple):
+    """New data in the model's own columns, file names of pictures, and what to tell the user."""
+
+    dataset: Dataset
+    files: list[str]
+    notes: list[str]
+
+
+def open_run(folder: Path, device: str | None) -> DensityEstimator:
+    """The estimator in ``folder``, its model on ``device``."""
+    from energyscape.families import load
+
+    estimator = load(folder)
+    if device is not None and device != "auto":
+        try:
+            estimator.model_.to(device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise BadInput(f"device {device!r} is not available here: {reason}") from error
+    return estimator
+
+
+def read_for(estimator: DensityEstimator, source: str) -> Reading:
+    """Read ``source`` for a fitted model: same columns, or pictures of the same size.
+
+    Columns may come in any order; categories and blanks the model never saw are named in the
+    notes, rows with them are kept. Pictures of another size or mode are converted, and that is said.
+    """
+    from energyscape.data import TableCodec, load
+
+    wanted = estimator.data_kind_
+    if wanted == "pictures" and Path(source).is_dir():
+        return _pictures(estimator, Path(source))
+    dataset = load(source, schema=estimator.schema_, min_rows=1)
+    if dataset.kind != wanted:
+        raise BadInput(
+            f"{source} is {_named(dataset.kind)}; the model was fitted on {_named(wanted)}"
+        )
+    if wanted == "pictures":
+        return Reading(dataset, [], list(dataset.notes))
+    assert isinstance(estimator.codec_, TableCodec)
+    unseen = estimator.codec_.unseen(_for_codec(estimator, dataset))
+    return Reading(dataset, [], [*dataset.notes, *_unseen(unseen)])
+
+
+def rows_of(dataset: Dataset, rows: Any) -> Dataset:
+    """Some rows of a data set, by a slice or by indices."""
+    part = replace(
+        dataset,
+        raw=None,
+        frame=None if dataset.frame is None else dataset.frame[rows],
+        array=None if dataset.array is None else dataset.array[rows],
+        pictures=None if dataset.pictures is None else dataset.pictures[rows],
+        labels=None if dataset.labels is None else dataset.labels[rows],
+    )
+    return part
+
+
+def chunks(dataset: Dataset, size: int = 512) -> Iterator[Dataset]:
+    """The data set in consecutive parts of at most ``size`` rows."""
+    for start in range(0, len(dataset), size):
+        yield rows_of(dataset, slice(start, start + size))
+
+
+def _named(kind: str) -> str:
+    return "a table" if kind == "table" else "pictures"
+
+
+def _pictures(estimator: DensityEstimator, folder: Path) -> Reading:
+    from energyscape.data import Dataset, read_pictures
+
+    channels, height, width = estimator.codec_.event_shape
+    found = read_pictures(folder, (height, width), channels)
+    dataset = Dataset("pictures", folder.name, pictures=found.pictures, labels=found.labels)
+    return Reading(dataset, [str(Path(p).relative_to(folder)) for p in found.paths], found.notes)
+
+
+def _for_codec(estimator: DensityEstimator, dataset: Dataset) -> Any:
+    schema = estimator.schema_
+    if schema is not None and schema.array and dataset.array is None and dataset.frame is not None:
+        return dataset.frame.to_numpy()
+    return dataset.data
+
+
+def _unseen(found: Mapping[str, Sequence[Any]]) -> Iterable[str]:
+    for name, values in found.items():
+        named = ["a blank" if value is None else repr(value) for value in values]
+        shown = ", ".join(named[:5]) + (f" and {len(named) - 5} more" if len(named) > 5 else "")
+        yield f"column {name!r} has values never seen in training: {shown}; rows are scored as such"
