@@ -45,6 +45,10 @@ class Codec(Protocol):
         """Measure scales on training rows; returns self."""
         ...
 
+    def prepare(self, data: Any) -> Any:
+        """Checked rows that can be indexed and encode fast: ``encode(prepared[rows], rng)``."""
+        ...
+
     def encode(self, data: Any, rng: np.random.Generator | None = None) -> Encoded:
         """Rows to numbers; noise is drawn with ``rng``, its centre taken without."""
         ...

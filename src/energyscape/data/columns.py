@@ -41,8 +41,11 @@ def is_code(present: pl.Series, parsed: pl.Series) -> bool:
 
 def spelled_pair(present: pl.Series) -> tuple[str, str] | None:
     """(no, yes) in the file's most frequent spelling."""
+    # A look at the first values spares the rest of the work for columns of many.
+    if present.head(1000).str.to_lowercase().n_unique() > 2:
+        return None
     low = present.str.to_lowercase()
-    found = set(low.unique().to_list()) if low.n_unique() == 2 else set()
+    found = set(low.unique().to_list())
     for pair in BOOLEAN_PAIRS:
         if found == set(pair):
             spelled = [present.filter(low == word).mode().sort()[0] for word in pair]
@@ -91,7 +94,7 @@ def number_column(
 
     refuse_infinities(parsed, name)
     present = parsed.drop_nulls()
-    if present.n_unique() == 1:  # "1" and "1.0"
+    if (present == present[0]).all():  # "1" and "1.0"
         dtype = "Float64" if present.dtype.is_float() else str(present.dtype)
         label = str(labels(present)[0])
         if missing > 0:
@@ -113,7 +116,7 @@ def number_column(
     else:
         dtype = str(values.dtype)
         note = "whole numbers held as decimals" if values.dtype.is_float() else ""
-    if present.n_unique() == 2 and (low, high) == (0, 1):
+    if (low, high) == (0, 1):
         pair = ("0.0", "1.0") if dtype.startswith("Float") else ("0", "1")
         return Column(name, "boolean", dtype, missing, categories=pair)
     reason = _counts_rows(name, parsed.cast(pl.Float64))

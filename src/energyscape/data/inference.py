@@ -120,7 +120,7 @@ def _infer(series: pl.Series, forced: str | None) -> Column:
         return Column(name, "constant", dtype="String", missing=1.0, note="every value is blank")
     if forced is not None:
         return _forced(name, values, missing, forced)
-    if present.n_unique() == 1:
+    if (present == present[0]).all():
         return single_valued(name, values, missing)
     if values.dtype == pl.Boolean:
         return Column(name, "boolean", "Boolean", missing, categories=("false", "true"))

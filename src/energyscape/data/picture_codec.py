@@ -73,6 +73,10 @@ class PictureCodec:
         self._check(data)
         return self
 
+    def prepare(self, data: np.ndarray) -> np.ndarray:
+        """The pictures, checked."""
+        return self._check(data)
+
     def encode(self, data: np.ndarray, rng: np.random.Generator | None = None) -> Encoded:
         """Pictures to [-1, 1]; with ``rng`` uniform noise within each level is drawn.
 

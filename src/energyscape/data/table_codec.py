@@ -9,11 +9,13 @@ whole numbers (dates count in their resolution: days), booleans, categories and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 
 from energyscape.data.blocks import (
+    SIGN_NOISE,
     LabelBlock,
     NumberBlock,
     SignBlock,
@@ -27,10 +29,23 @@ from energyscape.data.codecs import Encoded
 from energyscape.data.errors import DataError
 from energyscape.data.schema import Column, Schema, unknown_column
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = ["TableCodec"]
+
+
+@dataclass(frozen=True)
+class BareRows:
+    """Rows checked and taken out of their frame: float64 or codes [N] for each modelled column.
+
+    What :meth:`TableCodec.prepare` gives; indexing takes rows.
+    """
+
+    columns: tuple[np.ndarray, ...]
+
+    def __getitem__(self, rows: Any) -> BareRows:
+        return BareRows(tuple(column[rows] for column in self.columns))
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
 
 
 class TableCodec:
@@ -78,9 +93,10 @@ class TableCodec:
 
     def fit(self, data: Any, rng: np.random.Generator | None = None) -> Self:
         """Means, scales and frequencies of the training rows; draws nothing. Returns self."""
-        table = self._table(data)
+        bare = self.prepare(data).columns
         self.blocks = [
-            _fit_block(column, self._bare(table, column)) for column in self.schema.modelled
+            _fit_block(column, values)
+            for column, values in zip(self.schema.modelled, bare, strict=True)
         ]
         self._lay_out()
         return self
@@ -111,6 +127,17 @@ class TableCodec:
 
         return conform(data, self.schema)
 
+    def prepare(self, data: Any) -> BareRows:
+        """Rows in the form that encodes fastest, to be indexed: ``encode(prepared[rows], rng)``.
+
+        Checking and parsing are done here once, so that a training loop can draw fresh noise for
+        every batch.
+        """
+        if isinstance(data, BareRows):
+            return data
+        table = self._table(data)
+        return BareRows(tuple(self._bare(table, column) for column in self.schema.modelled))
+
     def _bare(self, table: Any, column: Column) -> np.ndarray:
         """Float64 with NaN for blanks, or integer codes."""
         from energyscape.data import values
@@ -126,7 +153,11 @@ class TableCodec:
         if column.kind == "category":  # the one value of a column that is else blank
             codes = np.where(bare == float(column.categories[0]), 0, values.UNSEEN)
             return np.where(np.isnan(bare), values.BLANK, codes)
-        return bare - (column.low or 0.0) if column.kind == "integer" else bare
+        if column.kind != "integer":
+            return bare
+        if (np.isfinite(bare) & (bare != np.round(bare))).any():
+            raise DataError(f"column {column.name!r} was whole numbers in training; round it first")
+        return bare - (column.low or 0.0)
 
     def encode(self, data: Any, rng: np.random.Generator | None = None) -> Encoded:
         """x [N, D] and log_abs_det [N] (nats).
@@ -140,11 +171,10 @@ class TableCodec:
         DataError : columns or values that do not fit the schema; not fitted.
         """
         self._need_fit()
-        table = self._table(data)
-        x = np.empty((len(table), *self.event_shape))
-        log_abs_det = np.zeros(len(table))
-        for column, block, (name, where) in self._parts():
-            bare = self._bare(table, column)
+        rows = self.prepare(data)
+        x = np.empty((len(rows), *self.event_shape))
+        log_abs_det = np.zeros(len(rows))
+        for bare, (_, block, (name, where)) in zip(rows.columns, self._parts(), strict=True):
             blank = blank_rows(bare)
             part, log_det = block.encode(bare, rng)
             if blank.any():
@@ -297,15 +327,15 @@ class TableCodec:
         ``known`` is False in the value dimensions of blanks, which are what is to be drawn; their
         indicators are set to "present" and known.
         """
-        x, _ = self.encode(data, rng)
-        table = self._table(data)
+        rows = self.prepare(data)
+        x, _ = self.encode(rows, rng)
         known = np.ones(x.shape, dtype=bool)
-        for column, block, (name, where) in self._parts():
-            blank = blank_rows(self._bare(table, column))
+        for bare, (_, block, (name, where)) in zip(rows.columns, self._parts(), strict=True):
+            blank = blank_rows(bare)
             known[blank, where.start : where.start + block.width] = False
             if name in self.indicators:
                 e = draw((int(blank.sum()), 1), rng)
-                x[blank, self.indicators[name]] = 1 + 0.15 * e[:, 0]
+                x[blank, self.indicators[name]] = 1 + SIGN_NOISE * e[:, 0]
         return x, known
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -87,7 +87,7 @@ def keep(series: pl.Series, column: Column) -> pl.Series:
 
     if column.kind in ("numeric", "integer"):
         return _keep_numbers(series, column).alias(column.name)
-    if column.kind == "datetime":
+    if column.kind == "datetime" or column.dtype.startswith("Date"):
         return _dress_dates(_to_dates(series, column), column).alias(column.name)
     text = clean_text(series) if is_text(series) else series
     dtype = dtype_of(column.dtype)
@@ -190,14 +190,7 @@ def _to_dates(series: pl.Series, column: Column) -> pl.Series:
         dates = parse_dates(text, column.format)
         expected = f"a date of the form {column.format}"
     else:
-        # Our own files write a frame's dates in ISO form.
-        dates = (
-            text.str.slice(0, 26)
-            .str.replace("T", " ")
-            .str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False)
-        )
-        days = text.str.to_datetime("%Y-%m-%d", time_unit="us", strict=False)
-        dates = dates.zip_with(dates.is_not_null(), days)
+        dates = _iso_dates(text, dtype_of(column.dtype))
         expected = "an ISO date"
     offence = first_offence(
         text,
@@ -209,6 +202,20 @@ def _to_dates(series: pl.Series, column: Column) -> pl.Series:
     if offence:
         raise offence
     return dates
+
+
+def _iso_dates(text: pl.Series, dtype: Any) -> pl.Series:
+    """What our own files write for a frame's dates; without an offset in the column's zone."""
+    import polars as pl
+
+    iso = text.str.replace(" ", "T", literal=True).str.replace(r"Z$", "+00:00")
+    offset = parse_dates(iso, "%Y-%m-%dT%H:%M:%S%.f%z")
+    naive = parse_dates(iso, "%Y-%m-%dT%H:%M:%S%.f")
+    naive = naive.zip_with(naive.is_not_null(), parse_dates(iso, "%Y-%m-%d"))
+    if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
+        there = naive.dt.replace_time_zone(dtype.time_zone, ambiguous="earliest")
+        naive = there.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+    return offset.zip_with(offset.is_not_null(), naive)
 
 
 def _dress_dates(dates: pl.Series, column: Column) -> pl.Series:
