@@ -6,7 +6,6 @@ imported by the verbs that need them, when they run.
 
 from __future__ import annotations
 
-from energyscape.cli.app import app
 from energyscape.cli.failures import main
 
-__all__ = ["app", "main"]
+__all__ = ["main"]

@@ -24,7 +24,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Start with: energyscape inspect DATA, then energyscape fit DATA --out runs/first",
+    epilog="Start with: energyscape inspect DATA, then energyscape fit DATA --out RUN",
 )
 
 

@@ -39,10 +39,12 @@ class State:
     ----------
     args : the words after ``energyscape``, for messages that repeat the command.
     debug : whether tracebacks are shown.
+    go_on : the command that continues what Ctrl-C stopped, when there is one.
     """
 
     args: list[str] = field(default_factory=list)
     debug: bool = False
+    go_on: str = ""
 
     def command(self, *, add: Sequence[str] = (), leave_out: Sequence[str] = ()) -> str:
         """The command as typed, with words added (once) and left out, quoted for a shell.
@@ -74,7 +76,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except _UsageError as error:
         return _usage(error)
     except (KeyboardInterrupt, typer.Abort):
-        return _say("stopped", INTERRUPTED)
+        result = INTERRUPTED
     except BrokenPipeError:
         # `energyscape ... | head`: the reader is gone, so is the reason to go on; python would
         # otherwise complain once more when it flushes stdout at exit
@@ -84,6 +86,9 @@ def main(args: Sequence[str] | None = None) -> int:
         if state.debug:
             traceback.print_exc()
         return _failure(error, debug=state.debug)
+    if result == INTERRUPTED:
+        go_on = f"; go on with: {state.go_on}" if state.go_on else ""
+        typer.echo(f"energyscape: stopped{go_on}", err=True)
     return result if isinstance(result, int) else 0
 
 

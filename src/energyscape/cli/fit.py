@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from energyscape.cli.console import Bar, note, notes, tell
-from energyscape.cli.failures import INTERRUPTED, BadInput, State
+from energyscape.cli.failures import BadInput, State
 from energyscape.cli.options import (
     Channels,
     Data,
@@ -93,9 +93,8 @@ def run(
                 dataset, out, resume=resume, time_limit=time_limit, progress=bar, source=source
             )
     except KeyboardInterrupt:
-        again = state.command(add=["--resume"], leave_out=["--overwrite"])
-        typer.echo(f"energyscape: stopped; go on with: {again}", err=True)
-        raise typer.Exit(INTERRUPTED) from None
+        state.go_on = state.command(add=["--resume"], leave_out=["--overwrite"])
+        raise
     _say_what_next(estimator, out, data, quiet)
 
 
