@@ -94,6 +94,7 @@ def test_expected_names_settle_the_header(csv: Any) -> None:
         ("v,w\n" + rows("{half},{seven}") + "oops,1\n", "'v' row 31: 'oops' is not a number"),
         ("d,w\n" + rows("2020-01-02,{half}") + "soon,1\n", "'d' row 31: 'soon' is not a date"),
         ("v,w\n" + rows("{half},{seven}") + "inf,1\n", "'v' row 31: the value is inf"),
+        ("v,w\n" + rows("{half},{seven}") + "1e300,1\n", "'v' row 31: the value is 1e+300"),
         ("v,w\n" + rows("7,"), "no usable column: 'v' is constant"),
     ],
 )

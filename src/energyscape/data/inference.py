@@ -40,7 +40,7 @@ from energyscape.data.parsing import (
     parse_numbers,
 )
 from energyscape.data.schema import Column, ColumnKind, Schema, unknown_column
-from energyscape.data.values import is_text, keep, labels
+from energyscape.data.values import is_text, keep, labels, refuse_infinities
 
 if TYPE_CHECKING:
     import polars as pl
@@ -285,11 +285,7 @@ def schema_from_array(array: Any) -> Schema:
         present = values[~blank]
         name, missing = f"x{j}", float(blank.mean())
         dtype = "Int64" if whole else "Float64"
-        if np.isinf(present).any():
-            row = int(np.flatnonzero(np.isinf(values))[0])
-            raise DataError(
-                f"column {name!r} row {row + 1}: the value is {values[row]}, which has no density"
-            )
+        refuse_infinities(values, name)
         if not present.size:
             columns.append(Column(name, "constant", dtype, 1.0, "every value is blank"))
             continue

@@ -147,9 +147,7 @@ class TableCodec:
             named = column.kind in ("boolean", "category")
             return values.codes(kept, column) if named else values.numbers(kept, column)
         bare = np.asarray(table[:, self.schema.names.index(column.name)], dtype=np.float64)
-        if np.isinf(bare).any():
-            row = int(np.flatnonzero(np.isinf(bare))[0])
-            raise DataError(f"column {column.name!r} row {row + 1}: the value is {bare[row]}")
+        values.refuse_infinities(bare, column.name)
         if column.kind == "category":  # the one value of a column that is else blank
             codes = np.where(bare == float(column.categories[0]), 0, values.UNSEEN)
             return np.where(np.isnan(bare), values.BLANK, codes)

@@ -157,15 +157,20 @@ def _keep_numbers(series: pl.Series, column: Column) -> pl.Series:
     return kept
 
 
-def refuse_infinities(values: pl.Series, name: str) -> None:
-    """DataError naming the first row with an infinity."""
-    if not values.dtype.is_float():
+# Squares of larger values leave float64, and no scale could be measured on them.
+LARGEST = 1e100
+
+
+def refuse_infinities(values: pl.Series | np.ndarray, name: str) -> None:
+    """DataError naming the first row with an infinity, or a number above 1e100 in size."""
+    array = values if isinstance(values, np.ndarray) else values.to_numpy()
+    if array.dtype.kind != "f":
         return
-    infinite = np.flatnonzero(np.isinf(values.to_numpy()))
+    infinite = np.flatnonzero(np.abs(array) > LARGEST)
     if infinite.size:
         row = int(infinite[0])
         raise DataError(
-            f"column {name!r} row {row + 1}: the value is {values[row]}, which has no density; "
+            f"column {name!r} row {row + 1}: the value is {array[row]}, which no density can hold; "
             f"leave it blank or mend it ({infinite.size} such)"
         )
 
