@@ -6,7 +6,8 @@ In the variance-preserving frame, with ``abar_i = prod (1 - beta)`` and index i 
     q(x_i | x_{i-1}) = N( sqrt(1 - beta_i) x_{i-1}, beta_i I )           the root covers 1 - beta only
     q(x_i | x_0)     = N( sqrt(abar_i) x_0, (1 - abar_i) I )
     q(x_{i-1} | x_i, x_0) = N( a_i x_0 + b_i x_i, v_i I ),
-        a_i = sqrt(abar_{i-1}) beta_i / (1 - abar_i),  b_i = sqrt(1 - beta_i) (1 - abar_{i-1}) / (1 - abar_i),
+        a_i = sqrt(abar_{i-1}) beta_i / (1 - abar_i),
+        b_i = sqrt(1 - beta_i) (1 - abar_{i-1}) / (1 - abar_i),
         v_i = beta_i (1 - abar_{i-1}) / (1 - abar_i)                      (2006.11239 eq. 6 and 7)
 
 Everything but this module speaks the sigma frame, ``x_sigma = x_i / sqrt(abar_i)`` with
@@ -27,14 +28,17 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
+from energyscape.diffusion.parametrisation import (
+    LearnedRange,
+    MeanPrediction,
+    call_in_own_dtype,
+)
 from energyscape.diffusion.samplers import Clip, clip_denoised
 from energyscape.models import Denoiser, per_row
 from energyscape.schedules import Schedule
 
 __all__ = [
     "Chain",
-    "LearnedRange",
-    "MeanPrediction",
     "Reverse",
     "TerminalSignalWarning",
     "Variance",
@@ -55,60 +59,6 @@ class Reverse(NamedTuple):
 
     mean: Tensor
     log_var: Tensor
-
-
-class MeanPrediction(nn.Module):
-    """A network that predicts the mean of ``x_{i-1}`` given ``x_i`` (2006.11239 section 3.2).
-
-    It belongs to the chain it was trained on. Recovering x_0 from it multiplies errors by
-    ``1/a_i``, which is 327 and 7,791 at indices 500 and 999 of the linear chain.
-
-    Parameters
-    ----------
-    network : Module
-        Called as ``network(x_i, log sigma_i, label)``, with x_i in the variance-preserving frame.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x_t: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
-        """The mean of x_{i-1}, shape of x_t."""
-        level = per_row(sigma, x_t).flatten()
-        mean: Tensor = self.network(x_t, level.log(), label)
-        return mean
-
-
-class LearnedRange(Denoiser):
-    """A denoiser with a learned reverse variance between the two fixed ones (2102.09672 eq. 15).
-
-    ``log_var = f log beta_i + (1 - f) log v_i`` with ``f = (1 + r)/2`` and r the range network's
-    output, elementwise. As a `Denoiser` it is the wrapped one, so every sampler takes it.
-
-    Parameters
-    ----------
-    denoiser : Denoiser
-    range_network : Module
-        Called as ``range_network(x / sqrt(1 + sigma^2), log sigma, label)``; shape of x.
-    """
-
-    def __init__(self, denoiser: Denoiser, range_network: nn.Module) -> None:
-        super().__init__()
-        self.denoiser = denoiser
-        self.range_network = range_network
-
-    def forward(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
-        """E[x_0 | x], shape of x."""
-        x0_hat: Tensor = self.denoiser(x, sigma, label)
-        return x0_hat
-
-    def fraction(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
-        """The share f of log beta in the log-variance, shape of x; x in the sigma frame."""
-        level = per_row(sigma, x)
-        inner = x * torch.rsqrt(1 + level.square())
-        r: Tensor = self.range_network(inner, level.flatten().log(), label)
-        return 0.5 * (1 + r)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -464,21 +414,3 @@ def _at(table: Tensor, i: int | Tensor, like: Tensor) -> Tensor:
     if isinstance(i, int):
         return table[i].to(dtype=like.dtype, device=like.device)
     return per_row(table.to(like.device)[i], like)
-
-
-def call_in_own_dtype(
-    model: Callable[..., Tensor],
-    x: Tensor,
-    sigma: float | Tensor,
-    label: Tensor | None,
-    *,
-    owner: nn.Module | None = None,
-) -> Tensor:
-    """The model's output in the dtype of `x`, computed in the dtype of its own parameters."""
-    module = owner if owner is not None else model
-    parameters = module.parameters() if isinstance(module, nn.Module) else iter(())
-    own = next((p.dtype for p in parameters if p.is_floating_point()), x.dtype)
-    if own == x.dtype:
-        return model(x, sigma, label)
-    level = sigma.to(own) if isinstance(sigma, Tensor) else sigma
-    return model(x.to(own), level, label).to(x.dtype)
