@@ -1,0 +1,215 @@
+"""The sections that look inside a model: its landscape, its levels of noise, its energies.
+
+A denoiser is judged at every level by its error against two answers that need no model: the noisy
+point itself, with mean squared error sigma^2 per coordinate, and the mean of the data, with the
+data's variance. The posterior mean is below both.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from energyscape.families import NoLogDensityError
+from energyscape.models import Denoiser, Energy
+from energyscape.report import plots
+from energyscape.report.sections import Item, Section, Table, number, stretched
+from energyscape.report.subject import Subject, affordable
+
+__all__ = ["energies", "landscape", "levels"]
+
+
+def landscape(subject: Subject, *, seconds: float = 4.0) -> Section | None:
+    """The log-density over the plane, for two numeric columns; None for other data."""
+    est = subject.estimator
+    if subject.pictures or len(est.schema_) != 2:
+        return None
+    if any(column.kind != "numeric" for column in est.schema_):
+        return None
+    points = _as_points(subject.data)
+    low, high = points.min(0), points.max(0)
+    margin = 0.12 * (high - low)
+    low, high = low - margin, high + margin
+
+    def values(side: int) -> tuple[np.ndarray, np.ndarray, Any]:
+        x, y = (np.linspace(low[i], high[i], side) for i in (0, 1))
+        grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+        return x, y, est.log_density(_like(subject.data, grid))
+
+    try:
+        cells = affordable(lambda n: values(round(n**0.5)), 64, 81 * 81, seconds)
+        x, y, found = values(max(24, int(cells**0.5)))
+    except NoLogDensityError:
+        return None
+    field = np.asarray(found.value, dtype=np.float64).reshape(len(y), len(x))
+    alt = "Log-density over the plane of the two columns, with arrows along its gradient"
+    caption = (
+        f"Log-density ({str(found.kind).replace('_', ' ')}) with its gradient, the score. "
+        "Everything more than 10 nats below the top is equally dark."
+    )
+    markup = plots.landscape(x, y, field, subject.names, alt)
+    return Section("The landscape", "", [Item(markup, caption)], [])
+
+
+def _as_points(rows: Any) -> np.ndarray:
+    return np.asarray(rows if isinstance(rows, np.ndarray) else rows.to_numpy(), dtype=np.float64)
+
+
+def _like(rows: Any, grid: np.ndarray) -> Any:
+    """A grid of points as the kind of `rows`."""
+    if isinstance(rows, np.ndarray):
+        return grid.astype(rows.dtype)
+    import polars as pl
+
+    return pl.DataFrame({name: grid[:, i] for i, name in enumerate(rows.columns)})
+
+
+def levels(subject: Subject, *, seed: int = 0) -> Section | None:
+    """Noise added and taken away, level by level; None for models of a single level."""
+    est = subject.estimator
+    ladder = getattr(est, "levels_", None)
+    if ladder is None or not isinstance(est.model_, Denoiser):
+        return None
+    ladder = np.sort(np.asarray(ladder, dtype=np.float64).ravel())
+    x = torch.as_tensor(subject.data_x, dtype=torch.float32)
+    rng = torch.Generator().manual_seed(seed)
+    items = [_error_by_level(est.model_, x, ladder, rng)]
+    if subject.pictures:
+        items += [
+            _denoised_pictures(subject, x[:8], ladder, rng),
+            _generated_pictures(subject, ladder, rng),
+        ]
+    elif x[0].numel() == 2:
+        items += _denoised_points(est.model_, x, ladder, rng)
+    text = (
+        f"The model knows the data blurred at levels from {ladder[0]:.3g} to {ladder[-1]:.3g}, "
+        "in units in which it sees the data."
+    )
+    return Section("Levels of noise", text, items, [])
+
+
+def _between(ladder: np.ndarray, count: int, low: float = 0.0, high: float = np.inf) -> list[float]:
+    """Levels even in their logarithm within the ladder and within [low, high], increasing."""
+    low, high = max(float(ladder[0]), low), min(float(ladder[-1]), high)
+    if low >= high:
+        low, high = float(ladder[0]), float(ladder[-1])
+    return np.geomspace(low, high, count).tolist()
+
+
+def _denoise(model: Denoiser, x: Tensor, sigma: float) -> Tensor:
+    with torch.no_grad():
+        device = next((p.device for p in model.parameters()), x.device)
+        return model(x.to(device), sigma).cpu()
+
+
+def _error_by_level(model: Denoiser, x: Tensor, ladder: np.ndarray, rng: torch.Generator) -> Item:
+    x = x[:256]
+    variance = float((x - x.mean(0)).square().mean())
+    shown = _between(ladder, 24)
+    errors = []
+    for sigma in shown:
+        noisy = x + sigma * torch.randn(x.shape, generator=rng)
+        errors.append(float((_denoise(model, noisy, sigma) - x).square().mean()) / variance)
+    trivial = [min(s**2, variance) / variance for s in shown]
+    lines = {"model": (shown, errors), "without a model": (shown, trivial)}
+    alt = "Error of the denoiser at each noise level, beside the better of two trivial answers"
+    title = "Mean squared error / variance of the data"
+    markup = plots.curves([(title, lines)], "noise level", alt, log_x=True, log_y=(True,))
+    return Item(
+        markup,
+        "How well noise is taken away from held-out rows. Without a model one would answer the "
+        "noisy row itself, or the mean.",
+    )
+
+
+def _denoised_pictures(
+    subject: Subject, x: Tensor, ladder: np.ndarray, rng: torch.Generator
+) -> Item:
+    est = subject.estimator
+    shown = _between(ladder, 8, 0.05, 10.0)
+    eps = torch.randn(x.shape, generator=rng)
+    strips = []
+    for k in range(3):
+        noisy = [x[k] + sigma * eps[k] for sigma in shown]
+        clean = [
+            _denoise(est.model_, picture[None], sigma)[0]
+            for picture, sigma in zip(noisy, shown, strict=True)
+        ]
+        strips += [*noisy, *clean]
+    pictures = stretched(subject, est.codec_.decode(torch.stack(strips).numpy()))
+    named = ", ".join(f"{sigma:.2g}" for sigma in shown)
+    alt = "Three held-out pictures with growing noise, each above what the model makes of it"
+    caption = (
+        f"Above, noise at levels {named}; below, the model's expectation of the clean picture."
+    )
+    return Item(plots.picture_html(pictures, len(shown), alt), caption)
+
+
+def _generated_pictures(subject: Subject, ladder: np.ndarray, rng: torch.Generator) -> Item:
+    """Euler's walk down the probability-flow ODE, photographed at ten of its levels."""
+    est = subject.estimator
+    walk = np.append(np.geomspace(ladder[-1], ladder[0], 40), 0.0)
+    stops = set(np.linspace(0, len(walk) - 2, 10).round().astype(int).tolist())
+    x = walk[0] * torch.randn(5, *subject.data_x.shape[1:], generator=rng)
+    seen = []
+    for i, (sigma, smaller) in enumerate(itertools.pairwise(walk.tolist())):
+        clean = _denoise(est.model_, x, sigma)
+        if i in stops:
+            seen.append(clean)
+        x = x + (smaller / sigma - 1) * (x - clean)
+    order = torch.stack(seen, dim=1).flatten(0, 1)
+    pictures = stretched(subject, est.codec_.decode(order.numpy()))
+    alt = "Five pictures as they form while the noise level falls from left to right"
+    caption = "From noise to pictures: what the model expects at the end, as the level falls."
+    return Item(plots.picture_html(pictures, len(seen), alt), caption)
+
+
+def _denoised_points(
+    model: Denoiser, x: Tensor, ladder: np.ndarray, rng: torch.Generator
+) -> list[Item]:
+    shown = _between(ladder, 4, 0.05, 1.0)
+    noisy = [x + sigma * torch.randn(x.shape, generator=rng) for sigma in shown]
+    clean = [_denoise(model, z, sigma) for z, sigma in zip(noisy, shown, strict=True)]
+    panels = [(f"noise {s:.2g}", z.numpy()) for s, z in zip(shown, noisy, strict=True)]
+    panels += [(f"denoised at {s:.2g}", z.numpy()) for s, z in zip(shown, clean, strict=True)]
+    alt = "Held-out rows with growing noise, and the model's expectation of the clean rows"
+    return [Item(plots.scatters(panels, alt), "Above, blurred rows; below, denoised.")]
+
+
+def energies(subject: Subject) -> Section | None:
+    """Energies of data and samples, and what is known of the chains; None for denoisers."""
+    est = subject.estimator
+    chains = est.info_.get("chains")
+    items, tables = [], []
+    if isinstance(est.model_, Energy):
+        # Samples follow the density that was learned, which is that of slightly noisy data.
+        noise = est.get_params().get("noise_level", 0.0) * est.facts_["scale"]
+        eps = np.random.default_rng(0).normal(size=subject.data_x.shape)
+        both = {
+            "Data": _energy(est.model_, subject.data_x + noise * eps),
+            "Samples": _energy(est.model_, subject.samples_x),
+        }
+        gap = float(both["Samples"].mean() - both["Data"].mean())
+        alt = "Energies of held-out rows and of samples"
+        caption = (
+            "Chains that have settled have the energies of data at the model's noise level; here "
+            f"the means differ by {gap:+.2f} nats (samples minus data)."
+        )
+        items.append(Item(plots.histograms(both, "energy, nats", alt), caption))
+    if isinstance(chains, dict):
+        body = [[str(key).replace("_", " "), number(value)] for key, value in chains.items()]
+        tables.append(Table(["chains", ""], body))
+    if not items and not tables:
+        return None
+    return Section("Energies and chains", "", items, tables)
+
+
+def _energy(model: Energy, x: np.ndarray) -> np.ndarray:
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    with torch.no_grad():
+        value = model(torch.as_tensor(x, dtype=torch.float32, device=device))
+    return np.asarray(value.cpu(), dtype=np.float64)
