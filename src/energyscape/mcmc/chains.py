@@ -1,0 +1,301 @@
+"""Running many chains: warm-up, blocks of noise, thinning, and what to say about the result."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from energyscape.mcmc.adaptation import adapter_for
+from energyscape.mcmc.compilation import block_runner
+from energyscape.mcmc.diagnostics import Diagnostics, diagnostics
+from energyscape.mcmc.kernel import ChainWarning, Info, Kernel
+from energyscape.targets import Target
+
+__all__ = ["Chains", "RunInfo", "run_chains"]
+
+BLOCK_STEPS = 64
+BLOCK_NUMBERS = 1 << 22  # noise drawn at once: enough to amortise the call, little enough to store
+
+
+class RunInfo(NamedTuple):
+    """What happened on the way to each kept draw, over the `thin` steps that led to it.
+
+    `acceptance` is the mean acceptance probability, shape (n, chains), or None for a kernel without a
+    test; `diverged` is the number of steps that met a non-finite number or a diverging trajectory,
+    same shape. With ``keep="last"`` n is 1 and both are over the whole run.
+    """
+
+    acceptance: Tensor | None
+    diverged: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Chains:
+    """The result of `run_chains`.
+
+    Attributes
+    ----------
+    draws : Tensor of shape (n, chains, ...)
+        The kept draws; with ``keep="last"`` only the last, n = 1.
+    log_prob : Tensor of shape (n, chains), or None
+        Unnormalised log-density of the draws, where the kernel knows it.
+    info : RunInfo
+    kernel : Kernel
+        As warm-up left it.
+    state : State
+        Where the chains stand: `run_chains` may go on from ``state.x``.
+    """
+
+    draws: Tensor
+    log_prob: Tensor | None
+    info: RunInfo
+    kernel: Any
+    state: Any
+
+    @property
+    def x(self) -> Tensor:
+        """The last draw of every chain, shape (chains, ...)."""
+        return self.draws[-1]
+
+    @cached_property
+    def diagnostics(self) -> Diagnostics:
+        """R-hat, effective sample sizes, acceptance, divergences and a verdict in words."""
+        return diagnostics(
+            self.draws,
+            acceptance=None if self.info.acceptance is None else self.info.acceptance.mean(0),
+            divergences=self.info.diverged.sum(0),
+        )
+
+
+class _Tally:
+    """Acceptance and divergences, summed over windows of steps."""
+
+    def __init__(self) -> None:
+        self.acceptance: list[Tensor] = []
+        self.diverged: list[Tensor] = []
+
+    def add(self, infos: list[Info], window: int, like: Tensor) -> None:
+        """Reduce one block's infos to one row a window."""
+        if infos[0].acceptance is not None:
+            stacked = torch.stack([i.acceptance for i in infos if i.acceptance is not None])
+            self.acceptance.append(stacked.view(-1, window, *stacked.shape[1:]).mean(1))
+        if infos[0].diverged is not None:
+            bad = torch.stack([i.diverged for i in infos if i.diverged is not None])
+            self.diverged.append(bad.view(-1, window, *bad.shape[1:]).sum(1))
+        else:
+            shape = (len(infos) // window, like.shape[0])
+            self.diverged.append(torch.zeros(shape, dtype=torch.int64, device=like.device))
+
+    def result(self, weights: list[int] | None) -> RunInfo:
+        """All windows; with `weights`, one row over all of them."""
+        acceptance = torch.cat(self.acceptance) if self.acceptance else None
+        diverged = torch.cat(self.diverged)
+        if weights is not None:
+            diverged = diverged.sum(0, keepdim=True)
+            if acceptance is not None:
+                w = torch.tensor(weights, dtype=acceptance.dtype, device=acceptance.device)
+                acceptance = (w[:, None] * acceptance).sum(0, keepdim=True) / w.sum()
+        return RunInfo(acceptance, diverged)
+
+
+def split_noise(noise: Any) -> list[Any]:
+    """One noise tuple a step from the noise of a block, without copying."""
+    return [type(noise)(*parts) for parts in zip(*(n.unbind(0) for n in noise), strict=True)]
+
+
+def block_steps(x: Tensor, multiple: int = 1) -> int:
+    """How many steps' noise to draw at once: it depends on shapes alone, so runs repeat."""
+    steps = max(1, min(BLOCK_STEPS, BLOCK_NUMBERS // max(x.numel(), 1)))
+    return max(multiple, steps // multiple * multiple)
+
+
+def warm_up(
+    kernel: Any,
+    state: Any,
+    target: Target,
+    num_steps: int,
+    *,
+    adapt: bool,
+    rng: torch.Generator,
+    tick: Callable[[int], None],
+) -> tuple[Any, Any]:
+    """Steps that are thrown away; returns the frozen kernel and where the chains then are."""
+    adapter = adapter_for(kernel) if adapt else None
+    step = kernel.step if adapter is None else adapter.step
+    left = num_steps
+    while left:
+        size = min(block_steps(state.x), left)
+        for noise in split_noise(kernel.draw(size, state.x, rng)):
+            state, _ = step(state, target, noise)
+        left -= size
+        tick(size)
+    return (kernel if adapter is None else adapter.finish()), state
+
+
+def run_chains(
+    kernel: Kernel,
+    target: Target,
+    x0: Tensor,
+    num_steps: int,
+    *,
+    warmup: int = 0,
+    thin: int = 1,
+    adapt: bool = True,
+    rng: torch.Generator,
+    keep: Literal["all", "last"] = "all",
+    compile: bool | Literal["auto"] = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Chains:
+    """Walk many chains, keep what is asked, and say how it went.
+
+    Parameters
+    ----------
+    kernel : Kernel
+    target : Target
+    x0 : Tensor of shape (chains, ...)
+        Starts, overdispersed if R-hat is to mean anything. Its type is the type of the run.
+    num_steps : int
+        Steps after warm-up, a multiple of `thin`.
+    warmup : int
+        Steps thrown away first; the step size (and HMC's trajectory) adapts in them alone.
+    thin : int
+        Keep every `thin`-th step.
+    adapt : bool
+        False leaves the kernel as it is in warm-up too.
+    rng : torch.Generator
+        On the device of x0.
+    keep : {"all", "last"}
+        "last" stores no draws but the last, for samplers and training.
+    compile : bool or "auto"
+        Compile blocks of steps (needs a C++ compiler on the CPU): True always; "auto" only where a
+        compiler is found and the run is long enough to earn the compilation back.
+    progress : callable, optional
+        Called as ``progress(steps_done, steps_in_all)`` after each block.
+
+    Returns
+    -------
+    Chains
+
+    Raises
+    ------
+    ValueError
+        For settings out of range, or a target the kernel cannot walk on.
+
+    Warns
+    -----
+    ChainWarning
+        When nothing was accepted, when chains met numbers that are not finite, or when they ran away
+        as they do on an energy that is unbounded below.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from energyscape.densities import GaussianMixture
+    >>> from energyscape.mcmc import MALA
+    >>> rng = torch.Generator().manual_seed(0)
+    >>> normal = GaussianMixture.isotropic(torch.zeros(1, 3), 1.0)
+    >>> x0 = 2 * torch.randn(8, 3, generator=rng, dtype=torch.float64)
+    >>> chains = run_chains(MALA(0.5), normal.at(0.0), x0, 400, warmup=200, rng=rng)
+    >>> chains.draws.shape, bool(chains.diagnostics.rhat < 1.02)
+    (torch.Size([400, 8, 3]), True)
+    """
+    if num_steps < 1 or warmup < 0 or thin < 1 or num_steps % thin:
+        raise ValueError(
+            "num_steps must be a positive multiple of thin and warmup 0 or more, got "
+            f"num_steps={num_steps}, thin={thin}, warmup={warmup}"
+        )
+    if keep not in ("all", "last"):
+        raise ValueError(f"keep is 'all' or 'last', got {keep!r}")
+    done = 0
+
+    def tick(steps: int) -> None:
+        nonlocal done
+        done += steps
+        if progress is not None:
+            progress(done, warmup + num_steps)
+
+    state = kernel.init(x0, target)
+    frozen, state = warm_up(kernel, state, target, warmup, adapt=adapt, rng=rng, tick=tick)
+    chains = _run(frozen, target, state, num_steps, thin, rng, keep, compile, tick)
+    _warn(chains, x0, num_steps)
+    return chains
+
+
+def _run(
+    kernel: Any,
+    target: Target,
+    state: Any,
+    num_steps: int,
+    thin: int,
+    rng: torch.Generator,
+    keep: str,
+    compile: bool | Literal["auto"],
+    tick: Callable[[int], None],
+) -> Chains:
+    """The part of a run that counts."""
+    x = state.x
+    store = keep == "all"
+    draws = x.new_empty((num_steps // thin, *x.shape)) if store else None
+    log_probs: list[Tensor] = []
+    tally, sizes = _Tally(), []
+    block = block_steps(x, thin if store else 1)
+    run_block = block_runner(kernel, target, state, num_steps, compile)
+    left, at = num_steps, 0
+    while left:
+        size = min(block, left)
+        states, infos = run_block(state, split_noise(kernel.draw(size, x, rng)))
+        state = states[-1]
+        tally.add(infos, thin if store else size, x)
+        sizes.append(size)
+        if draws is not None:
+            kept = states[thin - 1 :: thin]
+            torch.stack([s.x for s in kept], out=draws[at : at + len(kept)])
+            if state.log_prob is not None:
+                log_probs.append(torch.stack([s.log_prob for s in kept]))
+            at += len(kept)
+        left -= size
+        tick(size)
+    if draws is None:
+        draws = state.x[None]
+        log_prob = None if state.log_prob is None else state.log_prob[None]
+    else:
+        log_prob = torch.cat(log_probs) if log_probs else None
+    return Chains(draws, log_prob, tally.result(None if store else sizes), kernel, state)
+
+
+def _warn(chains: Chains, x0: Tensor, num_steps: int) -> None:
+    """Say by name what a reader of the draws must know."""
+    name = type(chains.kernel).__name__
+    info = chains.info
+    if info.acceptance is not None and not bool((info.acceptance > 1e-8).any()):
+        size = getattr(chains.kernel, "step_size", None)
+        told = "" if size is None else f" with step_size {size if isinstance(size, float) else '?'}"
+        warnings.warn(
+            f"{name} accepted nothing in {num_steps} steps of {x0.shape[0]} chains{told}: the draws "
+            "are the starting points; give a smaller step or a warm-up that finds one",
+            ChainWarning,
+            stacklevel=3,
+        )
+    bad = info.diverged.sum(0) > num_steps // 2
+    if info.acceptance is None and bool(bad.any()):
+        warnings.warn(
+            f"{name} diverged in {int(bad.sum())} of {x0.shape[0]} chains (numbers that are not "
+            "finite; they stopped where they were): give a smaller step, or check that the energy "
+            "grows at infinity",
+            ChainWarning,
+            stacklevel=3,
+        )
+    reach = float(chains.x.abs().max())
+    if reach > 1e6 * (1.0 + float(x0.abs().nan_to_num(0.0, 0.0, 0.0).max())):
+        warnings.warn(
+            f"{name} ran off to |x| = {reach:.1e}: the energy seems unbounded below, so that exp(-E) "
+            "has no integral; confine it, or take a smaller step",
+            ChainWarning,
+            stacklevel=3,
+        )
