@@ -44,7 +44,7 @@ def make_network(
     if kind == "picture":
         return PictureNet(
             event_shape,
-            width=width or 32,
+            width=width,
             blocks=blocks or 2,
             scalar=scalar,
             noise=noise,

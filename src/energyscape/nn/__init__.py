@@ -6,8 +6,16 @@ Every network is called as ``network(x, c_noise=None, label=None)``.
 from __future__ import annotations
 
 from energyscape.nn.ema import EMA
-from energyscape.nn.embeddings import FourierEmbedding, LabelEmbedding
+from energyscape.nn.embeddings import Conditioning, FourierEmbedding, LabelEmbedding
 from energyscape.nn.mlp import MLP, ResidualMLP
 from energyscape.nn.picture import PictureNet
 
-__all__ = ["EMA", "MLP", "FourierEmbedding", "LabelEmbedding", "PictureNet", "ResidualMLP"]
+__all__ = [
+    "EMA",
+    "MLP",
+    "Conditioning",
+    "FourierEmbedding",
+    "LabelEmbedding",
+    "PictureNet",
+    "ResidualMLP",
+]

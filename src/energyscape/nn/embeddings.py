@@ -1,4 +1,4 @@
-"""Embeddings of a noise level and of a label."""
+"""Embeddings of a noise level and of a label, and the vector that carries both to the blocks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-__all__ = ["FourierEmbedding", "LabelEmbedding"]
+__all__ = ["Conditioning", "FourierEmbedding", "LabelEmbedding", "required_level"]
 
 
 class FourierEmbedding(nn.Module):
@@ -58,3 +59,57 @@ class LabelEmbedding(nn.Module):
             return weight[-1].expand(batch, -1)
         index = torch.where(label < 0, self.num_labels, label)
         return cast(Tensor, self.table(index))
+
+
+class Conditioning(nn.Module):
+    """The vector that modulates a network's blocks: ``silu(W fourier(c_noise) + table[label])``.
+
+    Parameters
+    ----------
+    dim : int
+        Length of the vector; the attribute `dim` is 0 where there is nothing to condition on.
+    noise : bool
+        Whether a level is given.
+    num_labels : int
+        Number of classes; 0 for none.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Conditioning(16, num_labels=3)(2, torch.zeros(2), torch.tensor([0, -1])).shape
+    torch.Size([2, 16])
+    """
+
+    def __init__(self, dim: int, *, noise: bool = True, num_labels: int = 0) -> None:
+        super().__init__()
+        self.dim = dim if noise or num_labels else 0
+        self.embedding = FourierEmbedding(64) if noise else None
+        self.linear = nn.Linear(64, dim) if noise else None
+        self.labels = LabelEmbedding(num_labels, dim) if num_labels else None
+
+    def forward(
+        self, batch: int, c_noise: Tensor | None = None, label: Tensor | None = None
+    ) -> Tensor | None:
+        """Vectors of shape (batch, dim), or None where there is nothing to condition on.
+
+        Raises
+        ------
+        ValueError
+            If the level is missing, or a label is given to a network without labels.
+        """
+        if label is not None and self.labels is None:
+            raise ValueError("this network takes no labels; train with labels to condition on them")
+        vectors: Tensor | None = None
+        if self.embedding is not None and self.linear is not None:
+            vectors = self.linear(self.embedding(required_level(c_noise)))
+        if self.labels is not None:
+            by_label = self.labels(label, batch)
+            vectors = by_label if vectors is None else vectors + by_label
+        return None if vectors is None else F.silu(vectors)
+
+
+def required_level(c_noise: Tensor | None) -> Tensor:
+    """`c_noise`, or an error that says it is missing."""
+    if c_noise is None:
+        raise ValueError("this network is conditioned on the noise level: pass c_noise")
+    return c_noise

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from energyscape.nn.embeddings import FourierEmbedding, LabelEmbedding
+from energyscape.nn.embeddings import Conditioning, FourierEmbedding, required_level
 
 __all__ = ["MLP", "ResidualMLP"]
 
@@ -73,7 +73,7 @@ class MLP(nn.Module):
             raise ValueError("this network takes no labels")
         h = x.flatten(1)
         if self.embedding is not None:
-            h = torch.cat([h, self.embedding(_required(c_noise))], dim=1)
+            h = torch.cat([h, self.embedding(required_level(c_noise))], dim=1)
         out = self.layers(h)
         return cast(Tensor, out.squeeze(1) if self.scalar else out.reshape(x.shape))
 
@@ -82,7 +82,8 @@ class ResidualMLP(nn.Module):
     """Residual blocks with layer normalisation, modulated by level and label.
 
     Each block adds ``W_2 silu(W_1 (norm(h) (1 + scale) + shift))`` with W_2 zero at the start, so that
-    the network begins as a linear map and trains stably at any depth.
+    the network begins as a linear map and trains stably at any depth. The level and the label come
+    through a narrow vector: as wide as the blocks it would cost as much as they do.
 
     Parameters
     ----------
@@ -122,13 +123,10 @@ class ResidualMLP(nn.Module):
         self.scalar = scalar
         self.noise = noise
         dim = math.prod(self.event_shape)
-        conditional = noise or num_labels > 0
+        self.condition = Conditioning(min(width, 128), noise=noise, num_labels=num_labels)
         self.input = nn.Linear(dim, width)
-        self.embedding = FourierEmbedding(64) if noise else None
-        self.embedding_layer = nn.Linear(64, width) if noise else None
-        self.labels = LabelEmbedding(num_labels, width) if num_labels else None
         self.blocks = nn.ModuleList(
-            _ResidualBlock(width, conditional, dropout) for _ in range(blocks)
+            _ResidualBlock(width, self.condition.dim, dropout) for _ in range(blocks)
         )
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, 1 if scalar else dim)
@@ -140,32 +138,21 @@ class ResidualMLP(nn.Module):
         self, x: Tensor, c_noise: Tensor | None = None, label: Tensor | None = None
     ) -> Tensor:
         """A field, shape of x, or with ``scalar=True`` numbers of shape (batch,)."""
+        condition = self.condition(x.shape[0], c_noise, label)
         h = self.input(x.flatten(1))
-        condition = self._condition(x, c_noise, label)
         for block in self.blocks:
             h = block(h, condition)
         out = self.output(F.silu(self.norm(h)))
         return cast(Tensor, out.squeeze(1) if self.scalar else out.reshape(x.shape))
 
-    def _condition(self, x: Tensor, c_noise: Tensor | None, label: Tensor | None) -> Tensor | None:
-        if label is not None and self.labels is None:
-            raise ValueError("this network takes no labels; train with labels to condition on them")
-        condition: Tensor | None = None
-        if self.embedding is not None and self.embedding_layer is not None:
-            condition = self.embedding_layer(self.embedding(_required(c_noise)))
-        if self.labels is not None:
-            vectors = self.labels(label, x.shape[0])
-            condition = vectors if condition is None else condition + vectors
-        return None if condition is None else F.silu(condition)
-
 
 class _ResidualBlock(nn.Module):
-    def __init__(self, width: int, conditional: bool, dropout: float) -> None:
+    def __init__(self, width: int, condition: int, dropout: float) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width, elementwise_affine=not condition)
         self.first = nn.Linear(width, width)
         self.second = nn.Linear(width, width)
-        self.modulation = nn.Linear(width, 2 * width) if conditional else None
+        self.modulation = nn.Linear(condition, 2 * width) if condition else None
         self.dropout = nn.Dropout(dropout) if dropout else None
         nn.init.zeros_(self.second.weight)
         nn.init.zeros_(self.second.bias)
@@ -182,9 +169,3 @@ class _ResidualBlock(nn.Module):
         if self.dropout is not None:
             z = self.dropout(z)
         return h + cast(Tensor, self.second(z))
-
-
-def _required(c_noise: Tensor | None) -> Tensor:
-    if c_noise is None:
-        raise ValueError("this network is conditioned on the noise level: pass c_noise")
-    return c_noise

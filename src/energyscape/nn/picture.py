@@ -1,13 +1,19 @@
 """A convolutional network for pictures of any height, width and number of channels.
 
-A UNet whose residual blocks have no group normalisation: activations keep unit scale by scaled
-residual sums and one normalisation over channels per block, which is cheap on a CPU. Odd sizes are
-halved with rounding up and brought back to the size of their skip connection.
+A UNet made cheap for a CPU, where copies and normalisations cost more than products:
+
+- larger pictures are cut into 2x2 patches that become channels, so that nothing runs at full
+  resolution with many channels; the last convolution's channels become pixels again;
+- no group normalisation: each block divides by the root mean square over the channels of a pixel,
+  ``x / sqrt(mean_c x_c^2 + 1e-4)`` (the pixel norm of 2312.02696, section 2), once;
+- activations lie channels last.
+
+Sides that cannot be halved are rounded up and cut again on the way back. A learned map of positions
+is added at the start: pictures are often centred, and a convolution cannot see where it is.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -15,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from energyscape.nn.embeddings import FourierEmbedding, LabelEmbedding
+from energyscape.nn.embeddings import Conditioning
 
 __all__ = ["PictureNet"]
 
@@ -26,14 +32,22 @@ class PictureNet(nn.Module):
     Parameters
     ----------
     event_shape : (channels, height, width)
-    width : int
-        Channels at full resolution; doubled once below it.
+    width : int, optional
+        Channels at the first resolution, doubled below it; by default 32, or 64 with patches.
     levels : int, optional
         Resolutions; by default as many as keep the smallest side at 4 or more, at most 3.
     blocks : int
-        Residual blocks a level.
-    scalar, noise, num_labels
+        Residual blocks a level, on the way down and on the way up.
+    patch : int, optional
+        Side of the patches that become channels; by default 2 where both sides are at least 16,
+        else 1.
+    scalar, noise, num_labels, dropout
         As in `ResidualMLP`.
+
+    Raises
+    ------
+    ValueError
+        If `event_shape` is not that of a picture, or x has another shape.
 
     Examples
     --------
@@ -47,9 +61,10 @@ class PictureNet(nn.Module):
         self,
         event_shape: Sequence[int],
         *,
-        width: int = 32,
+        width: int | None = None,
         levels: int | None = None,
         blocks: int = 2,
+        patch: int | None = None,
         scalar: bool = False,
         noise: bool = True,
         num_labels: int = 0,
@@ -59,34 +74,27 @@ class PictureNet(nn.Module):
         if len(event_shape) != 3:
             raise ValueError(f"pictures have shape (channels, height, width), got {event_shape}")
         channels, height, wide = event_shape
-        if levels is None:
-            levels = max(1, min(3, int(math.log2(max(min(height, wide), 4) / 4)) + 1))
         self.event_shape = tuple(event_shape)
         self.scalar = scalar
         self.noise = noise
-        self.position = nn.Parameter(torch.zeros(1, width, height, wide))
-        self.embedding = FourierEmbedding(64) if noise else None
-        self.embedding_layer = nn.Linear(64, 2 * width) if noise else None
-        self.labels = LabelEmbedding(num_labels, 2 * width) if num_labels else None
-        cond = 2 * width if noise or num_labels else 0
+        self.patch = patch or (2 if min(height, wide) >= 16 else 1)
+        width = width or (64 if self.patch > 1 else 32)
+        rows, columns = -(-height // self.patch), -(-wide // self.patch)
+        levels = levels or max(1, min(3, (min(rows, columns) // 4).bit_length()))
+        self.condition = Conditioning(2 * width, noise=noise, num_labels=num_labels)
         sizes = [width if i == 0 else 2 * width for i in range(levels)]
-        self.input = nn.Conv2d(channels, width, 3, padding=1)
-        self.down = nn.ModuleList()
-        self.up = nn.ModuleList()
+        pixels = channels * self.patch**2
+        self.position = nn.Parameter(torch.zeros(1, width, rows, columns))
+        self.input = nn.Conv2d(pixels, width, 3, padding=1)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
         last = width
         for size in sizes:
-            stage = nn.ModuleList()
-            for _ in range(blocks):
-                stage.append(_Block(last, size, cond, dropout))
-                last = size
-            self.down.append(stage)
+            self.down.append(_stage(last, size, blocks, self.condition.dim, dropout))
+            last = size
         for size in reversed(sizes):
-            stage = nn.ModuleList()
-            for i in range(blocks):
-                stage.append(_Block(last + (size if i == 0 else 0), size, cond, dropout))
-                last = size
-            self.up.append(stage)
-        self.output = nn.Conv2d(last, 1 if scalar else channels, 3, padding=1)
+            self.up.append(_stage(last + size, size, blocks, self.condition.dim, dropout))
+            last = size
+        self.output = nn.Conv2d(last, 1 if scalar else pixels, 3, padding=1)
         if not scalar:
             nn.init.zeros_(self.output.weight)
             nn.init.zeros_(cast(Tensor, self.output.bias))
@@ -97,8 +105,8 @@ class PictureNet(nn.Module):
         """A field, shape of x, or with ``scalar=True`` numbers of shape (batch,)."""
         if tuple(x.shape[1:]) != self.event_shape:
             raise ValueError(f"expected pictures {self.event_shape}, got {tuple(x.shape[1:])}")
-        condition = self._condition(x, c_noise, label)
-        h = self.input(x) + self.position
+        condition = self.condition(x.shape[0], c_noise, label)
+        h = self.input(self._to_patches(x)) + self.position
         skips = []
         for i, stage in enumerate(self.down):
             if i:
@@ -109,25 +117,36 @@ class PictureNet(nn.Module):
         for stage in self.up:
             skip = skips.pop()
             if h.shape[-2:] != skip.shape[-2:]:
-                h = F.interpolate(h, size=skip.shape[-2:], mode="nearest")
+                h = F.interpolate(h, scale_factor=2, mode="nearest")
+                h = h[:, :, : skip.shape[2], : skip.shape[3]]
             h = torch.cat([h, skip], dim=1)
             for block in cast(nn.ModuleList, stage):
                 h = block(h, condition)
-        out = self.output(F.silu(h))
-        return cast(Tensor, out.flatten(1).sum(1) if self.scalar else out)
+        out = self.output(F.silu(_normalise(h)))
+        return cast(Tensor, out.flatten(1).sum(1) if self.scalar else self._to_pixels(out))
 
-    def _condition(self, x: Tensor, c_noise: Tensor | None, label: Tensor | None) -> Tensor | None:
-        if label is not None and self.labels is None:
-            raise ValueError("this network takes no labels; train with labels to condition on them")
-        condition: Tensor | None = None
-        if self.embedding is not None and self.embedding_layer is not None:
-            if c_noise is None:
-                raise ValueError("this network is conditioned on the noise level: pass c_noise")
-            condition = self.embedding_layer(self.embedding(c_noise))
-        if self.labels is not None:
-            vectors = self.labels(label, x.shape[0])
-            condition = vectors if condition is None else condition + vectors
-        return None if condition is None else F.silu(condition)
+    def _to_patches(self, x: Tensor) -> Tensor:
+        if self.patch > 1:
+            bottom, right = -x.shape[2] % self.patch, -x.shape[3] % self.patch
+            if bottom or right:
+                x = F.pad(x, (0, right, 0, bottom))
+            x = F.pixel_unshuffle(x, self.patch)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def _to_pixels(self, out: Tensor) -> Tensor:
+        if self.patch > 1:
+            out = F.pixel_shuffle(out, self.patch)
+        return out[:, :, : self.event_shape[1], : self.event_shape[2]].contiguous()
+
+
+def _stage(fan_in: int, size: int, blocks: int, condition: int, dropout: float) -> nn.ModuleList:
+    return nn.ModuleList(
+        _Block(size if i else fan_in, size, condition, dropout) for i in range(blocks)
+    )
+
+
+def _normalise(x: Tensor) -> Tensor:
+    return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-4)
 
 
 class _Block(nn.Module):
@@ -141,15 +160,17 @@ class _Block(nn.Module):
         self.modulation = nn.Linear(condition, 2 * fan_out) if condition else None
         self.dropout = nn.Dropout(dropout) if dropout else None
         nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(cast(Tensor, self.second.bias))
+        if self.modulation is not None:
+            nn.init.zeros_(self.modulation.weight)
+            nn.init.zeros_(self.modulation.bias)
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        z = x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-4)
-        z = self.first(F.silu(z))
+        z = self.first(F.silu(_normalise(x)))
         if self.modulation is not None:
             scale, shift = self.modulation(condition)[:, :, None, None].chunk(2, dim=1)
             z = torch.addcmul(shift, z, 1 + scale)
         z = F.silu(z)
         if self.dropout is not None:
             z = self.dropout(z)
-        z = self.second(z)
-        return cast(Tensor, (x if self.skip is None else self.skip(x)) + z)
+        return cast(Tensor, (x if self.skip is None else self.skip(x)) + self.second(z))

@@ -1,0 +1,189 @@
+"""Networks: shapes at any size, smooth energies, rows that never mix, levels and labels that matter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import energyscape.nn as rooms
+from energyscape.nn import (
+    EMA,
+    MLP,
+    Conditioning,
+    FourierEmbedding,
+    LabelEmbedding,
+    PictureNet,
+    ResidualMLP,
+)
+
+F64 = torch.float64
+Maker = Callable[..., nn.Module]
+
+#: Small makers of each network, joined to the contract below; `(event shape, keywords) -> network`.
+NETWORKS: dict[str, Maker] = {
+    "MLP": lambda shape, **kw: MLP(shape, width=16, depth=2, **kw),
+    "ResidualMLP": lambda shape, **kw: ResidualMLP(shape, width=16, blocks=2, **kw),
+    "PictureNet": lambda shape, **kw: PictureNet(shape, width=6, blocks=1, **kw),
+}
+PARTS = {"Conditioning": Conditioning, "EMA": EMA}
+EMBEDDINGS = {"FourierEmbedding": FourierEmbedding, "LabelEmbedding": LabelEmbedding}
+LABELLED = ["ResidualMLP", "PictureNet"]
+
+
+def awake(network: nn.Module, seed: int = 0) -> nn.Module:
+    """The network in float64 with every weight drawn, so that no zero start hides a dependence."""
+    rng = torch.Generator().manual_seed(seed)
+    network = network.to(F64).eval()
+    with torch.no_grad():
+        for p in network.parameters():
+            fan_in = p[0].numel() if p.ndim > 1 else 4
+            p.copy_(torch.randn(p.shape, generator=rng, dtype=F64) / fan_in**0.5)
+    return network
+
+
+def batch(shape: tuple[int, ...], n: int = 5, seed: int = 1) -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    return (
+        torch.randn((n, *shape), generator=rng, dtype=F64),
+        torch.randn(n, generator=rng, dtype=F64),
+    )
+
+
+def test_every_public_name_is_under_test() -> None:
+    assert set(rooms.__all__) == {*NETWORKS, *PARTS, *EMBEDDINGS}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 7), (1, 3, 1)])
+def test_a_field_has_the_shape_of_its_input_and_an_energy_one_value_a_row(
+    name: str, shape: tuple[int, ...]
+) -> None:
+    x, c_noise = batch(shape)
+    assert awake(NETWORKS[name](shape, noise=True))(x, c_noise).shape == x.shape
+    assert awake(NETWORKS[name](shape, noise=False))(x).shape == x.shape
+    assert awake(NETWORKS[name](shape, scalar=True, noise=True))(x, c_noise).shape == (5,)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 17, 22), (4, 16, 33), (1, 1, 1), (2, 40, 3)])
+@pytest.mark.parametrize("patch", [None, 1, 2, 3])
+def test_pictures_of_any_size_pass_through_any_patches(
+    shape: tuple[int, int, int], patch: int | None
+) -> None:
+    x, c_noise = batch(shape, n=2)
+    assert awake(NETWORKS["PictureNet"](shape, patch=patch))(x, c_noise).shape == x.shape
+
+
+def test_patches_reach_every_pixel_in_both_directions() -> None:
+    x, c_noise = batch((1, 17, 19), n=1)
+    network = awake(NETWORKS["PictureNet"]((1, 17, 19), patch=2))
+    x.requires_grad_(True)
+    out = network(x, c_noise)
+    (grad,) = torch.autograd.grad(out.square().sum(), x)
+    assert bool((grad != 0).all()) and bool((out != 0).all())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_rows_never_mix(name: str) -> None:
+    shape = (1, 5, 6)
+    x, c_noise = batch(shape)
+    network = awake(NETWORKS[name](shape, noise=True))
+    together = network(x, c_noise)
+    for i in range(len(x)):
+        torch.testing.assert_close(
+            together[i : i + 1], network(x[i : i + 1], c_noise[i : i + 1]), rtol=1e-9, atol=1e-9
+        )
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_energy_is_twice_differentiable_and_not_piecewise_linear(name: str) -> None:
+    shape = (1, 3, 4)
+    x, c_noise = batch(shape, n=2)
+    energy = awake(NETWORKS[name](shape, scalar=True, noise=True))
+    x.requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda z: energy(z, c_noise), x)
+    assert torch.autograd.gradgradcheck(lambda z: energy(z, c_noise).sum(), x)
+    hessian = torch.autograd.functional.hessian(lambda z: energy(z, c_noise[:1]).sum(), x[:1])
+    assert bool((hessian.reshape(12, 12).abs().sum(1) > 1e-6).all())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_level_matters_and_is_required(name: str) -> None:
+    shape = (1, 4, 4)
+    x, c_noise = batch(shape)
+    network = awake(NETWORKS[name](shape, noise=True))
+    assert not torch.allclose(network(x, c_noise), network(x, c_noise + 0.5))
+    with pytest.raises(ValueError, match="pass c_noise"):
+        network(x)
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_labels_matter_row_by_row_and_minus_one_is_no_label(name: str) -> None:
+    shape = (1, 4, 4)
+    x, c_noise = batch(shape, n=2)
+    network = awake(NETWORKS[name](shape, num_labels=3))
+    base = network(x, c_noise, torch.tensor([0, 1]))
+    other = network(x, c_noise, torch.tensor([2, 1]))
+    assert not torch.allclose(base[0], other[0])
+    torch.testing.assert_close(base[1], other[1])
+    torch.testing.assert_close(network(x, c_noise, torch.tensor([-1, -1])), network(x, c_noise))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_label_for_a_network_without_labels_is_refused(name: str) -> None:
+    x, c_noise = batch((1, 4, 4), n=2)
+    with pytest.raises(ValueError, match="takes no labels"):
+        awake(NETWORKS[name]((1, 4, 4), noise=True))(x, c_noise, torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_every_weight_learns_once_the_last_layer_has_left_zero(name: str) -> None:
+    shape = (1, 8, 8)
+    x, c_noise = batch(shape)
+    network = awake(NETWORKS[name](shape, num_labels=2)).train()
+    network(x, c_noise, torch.tensor([0, 1, -1, 0, 1])).square().sum().backward()
+    still = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert still == []
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_a_field_starts_at_zero(name: str) -> None:
+    x, c_noise = batch((1, 8, 8))
+    network = NETWORKS[name]((1, 8, 8))
+    assert not network(x.float(), c_noise.float()).any()
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_dropout_acts_in_training_only(name: str) -> None:
+    x, c_noise = batch((1, 8, 8))
+    network = awake(NETWORKS[name]((1, 8, 8), dropout=0.5))
+    assert torch.equal(network(x, c_noise), network(x, c_noise))
+    network.train()
+    assert not torch.equal(network(x, c_noise), network(x, c_noise))
+
+
+def test_wrong_pictures_and_sizes_are_named() -> None:
+    with pytest.raises(ValueError, match=r"\(channels, height, width\)"):
+        PictureNet((8, 8))
+    with pytest.raises(ValueError, match=r"expected pictures \(1, 8, 8\), got \(1, 9, 8\)"):
+        PictureNet((1, 8, 8), width=4)(torch.zeros(2, 1, 9, 8), torch.zeros(2))
+    with pytest.raises(ValueError, match="even dimension"):
+        FourierEmbedding(3)
+    with pytest.raises(ValueError, match="num_labels"):
+        LabelEmbedding(0, 4)
+
+
+def test_fourier_features_have_unit_mean_square_and_tell_levels_apart() -> None:
+    c_noise = torch.linspace(-6, 6, 601, dtype=F64)
+    features = FourierEmbedding(64)(c_noise)
+    torch.testing.assert_close(features.square().mean(1), torch.ones_like(c_noise))
+    gaps = (features[1:] - features[:-1]).norm(dim=1)
+    assert float(gaps.min()) > 0.05
+
+
+def test_conditioning_without_anything_is_none() -> None:
+    nothing = Conditioning(8, noise=False)
+    assert nothing.dim == 0
+    assert nothing(3) is None
