@@ -82,7 +82,8 @@ def test_patches_reach_every_pixel_in_both_directions() -> None:
     x.requires_grad_(True)
     out = network(x, c_noise)
     (grad,) = torch.autograd.grad(out.square().sum(), x)
-    assert bool((grad != 0).all()) and bool((out != 0).all())
+    assert bool((grad != 0).all())
+    assert bool((out != 0).all())
 
 
 @pytest.mark.parametrize("name", NETWORKS)
