@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from energyscape.diffusion.bound import Bound, Decoder, path_log_ratio, variational_bound
 from energyscape.diffusion.chain import Chain, Reverse, TerminalSignalWarning, Variance
+from energyscape.diffusion.conditioning import Conditioned, twisted_sample
+from energyscape.diffusion.guidance import Guided
 from energyscape.diffusion.likelihood import End, LogDensity, Solver, log_density
+from energyscape.diffusion.losses import BoundLoss, ChainLossOutput, HybridLoss, SimpleLoss
 from energyscape.diffusion.multistep import DPMpp2M, UniPC
 from energyscape.diffusion.parametrisation import LearnedRange, MeanPrediction
 from energyscape.diffusion.samplers import (
@@ -26,13 +30,20 @@ __all__ = [
     "DDIM",
     "SAMPLERS",
     "Ancestral",
+    "Bound",
+    "BoundLoss",
     "Chain",
+    "ChainLossOutput",
     "Clip",
+    "Conditioned",
     "DPMpp2M",
+    "Decoder",
     "End",
     "Euler",
     "EulerMaruyama",
+    "Guided",
     "Heun",
+    "HybridLoss",
     "LearnedRange",
     "LogDensity",
     "MeanPrediction",
@@ -40,6 +51,7 @@ __all__ = [
     "Reverse",
     "SDEHeun",
     "Sampler",
+    "SimpleLoss",
     "Solver",
     "TerminalSignalWarning",
     "UniPC",
@@ -48,5 +60,8 @@ __all__ = [
     "initial_noise",
     "ladder",
     "log_density",
+    "path_log_ratio",
     "sample",
+    "twisted_sample",
+    "variational_bound",
 ]
