@@ -22,6 +22,7 @@ from energyscape.models.energy import (
     ScaledEnergy,
     SumEnergy,
 )
+from energyscape.models.field import ScoreField
 from energyscape.models.preconditioning import (
     Coefficients,
     EDMPreconditioning,
@@ -49,6 +50,7 @@ __all__ = [
     "PreconditionedEnergy",
     "Preconditioning",
     "ScaledEnergy",
+    "ScoreField",
     "ScorePreconditioning",
     "SumEnergy",
     "VPreconditioning",

@@ -1,0 +1,249 @@
+"""What an objective is: one loss a row, and whatever state must live on beside the weights.
+
+    objective(model, x, aux, rng, label=None) -> (loss[batch], aux, metrics)
+
+The training loop averages the losses of the global batch. State such as a replay buffer is the
+explicit `aux`, a dictionary of tensors that is checkpointed with the weights; stateless objectives
+have ``aux = None``. Randomness comes from `rng`, on the device of `x`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from energyscape.models import Denoiser, Energy, EnergyDenoiser, Labelled
+
+__all__ = [
+    "Aux",
+    "LossOutput",
+    "Objective",
+    "Perturbed",
+    "conditioned",
+    "model_score",
+    "needs_double_backward",
+    "require_smooth_energy",
+]
+
+Aux = dict[str, Tensor] | None
+
+_KINKED = (
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.PReLU,
+    nn.RReLU,
+    nn.Threshold,
+    nn.Hardtanh,
+    nn.Hardsigmoid,
+    nn.Hardswish,
+    nn.Hardshrink,
+    nn.Softshrink,
+)
+
+
+class LossOutput(NamedTuple):
+    """One loss a row, the state to carry on with, and numbers to watch.
+
+    `loss` has shape (batch,) and carries the graph; `metrics` are detached scalars.
+    """
+
+    loss: Tensor
+    aux: Aux
+    metrics: dict[str, Tensor | float]
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What trains a model. Objectives are frozen dataclasses of settings and callables.
+
+    `needs_double_backward` says that the loss contains a derivative of the network and is
+    differentiated again: such a loss is never compiled, and is not left to data-parallel hooks.
+    """
+
+    @property
+    def needs_double_backward(self) -> bool:
+        """Whether the loss contains a derivative of the network."""
+        ...
+
+    def init(self, model: nn.Module, x: Tensor, rng: torch.Generator) -> Aux:
+        """The state to begin with, None for most; refuses a model that cannot be trained so."""
+        ...
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        aux: Aux,
+        rng: torch.Generator,
+        *,
+        label: Tensor | None = None,
+    ) -> LossOutput:
+        """The loss of each row of x, shape (batch,), with the next state and metrics."""
+        ...
+
+
+def needs_double_backward(objective: Objective, model: nn.Module) -> bool:
+    """Whether this objective differentiates this model twice.
+
+    The objective's own word, or that of a denoiser made from an energy, which holds a gradient.
+    """
+    return objective.needs_double_backward or any(
+        isinstance(module, EnergyDenoiser) for module in model.modules()
+    )
+
+
+@dataclass(frozen=True)
+class Perturbed:
+    """Any objective on rows with Gaussian noise added: what is learned is ``p * N(0, sigma^2 I)``.
+
+    Plain score matching and contrastive learning fail on data that lie on a thin set or end at a
+    hard edge; a little noise gives the data a smooth density everywhere (1907.05600 section 3).
+
+    Parameters
+    ----------
+    objective : Objective
+    sigma : float
+        Standard deviation of the noise, in data units; 0 leaves the rows as they are.
+
+    Examples
+    --------
+    >>> from energyscape.objectives import SlicedScoreMatching
+    >>> Perturbed(SlicedScoreMatching(), 0.1).needs_double_backward
+    True
+    """
+
+    objective: Objective
+    sigma: float
+
+    def __post_init__(self) -> None:
+        if not self.sigma >= 0:
+            raise ValueError(f"the noise added to rows must be 0 or more, got {self.sigma}")
+
+    @property
+    def needs_double_backward(self) -> bool:
+        """That of the objective within."""
+        return self.objective.needs_double_backward
+
+    def _noisy(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        if self.sigma == 0:
+            return x
+        eps = torch.randn(x.shape, generator=rng, dtype=x.dtype, device=x.device)
+        return torch.add(x, eps, alpha=self.sigma)
+
+    def init(self, model: nn.Module, x: Tensor, rng: torch.Generator) -> Aux:
+        """The state of the objective within."""
+        return self.objective.init(model, self._noisy(x, rng), rng)
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        aux: Aux,
+        rng: torch.Generator,
+        *,
+        label: Tensor | None = None,
+    ) -> LossOutput:
+        """The loss of the noisy rows, shape (batch,)."""
+        return self.objective(model, self._noisy(x, rng), aux, rng, label=label)
+
+
+def conditioned(model: nn.Module, label: Tensor | None) -> nn.Module:
+    """The model given one class a row, or the model itself without labels.
+
+    Raises
+    ------
+    ValueError
+        If labels are given to a model that knows none.
+    """
+    if label is None:
+        return model
+    given = getattr(model, "given", None)
+    if given is not None:
+        conditional: nn.Module = given(label)
+        return conditional
+    if isinstance(model, Denoiser):
+        return Labelled(model, label)
+    raise ValueError(
+        f"labels were given, but {type(model).__name__} takes none: train without them, or use a "
+        "model with given(label), such as ClassEnergy"
+    )
+
+
+def model_score(
+    model: nn.Module,
+    x: Tensor,
+    sigma: float | Tensor | None = None,
+    *,
+    create_graph: bool = False,
+) -> Tensor:
+    """The score of any model, shape of x.
+
+    Parameters
+    ----------
+    model : Module
+        An `Energy` (its score is differentiated), anything with ``score(x, sigma)`` such as a
+        `Denoiser` or a `ScoreField`, or a plain network of x whose output is the score.
+    x : Tensor of shape (batch, ...)
+    sigma : float or Tensor of shape (batch,), optional
+    create_graph : bool
+        Keep the graph of an energy's score.
+
+    Raises
+    ------
+    ValueError
+        If a denoiser is asked without a level, a plain network with one, or the score has another
+        shape than x.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from energyscape.models import FunctionEnergy
+    >>> energy = FunctionEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> model_score(energy, torch.ones(1, 2))
+    tensor([[-1., -1.]])
+    """
+    score: Tensor
+    if isinstance(model, Energy):
+        return model.score(x, sigma, create_graph=create_graph)
+    if isinstance(model, Denoiser):
+        if sigma is None:
+            raise ValueError("a denoiser has a score at a noise level only: give levels or sigma")
+        return model.score(x, sigma)
+    own = getattr(model, "score", None)
+    if own is not None:
+        score = own(x) if sigma is None else own(x, sigma)
+    elif sigma is None:
+        score = model(x)
+    else:
+        raise ValueError(
+            f"{type(model).__name__} is a network of x alone; for a score at noise levels wrap a "
+            "network of (x, c_noise) in ScoreField"
+        )
+    if score.shape != x.shape:
+        raise ValueError(
+            f"a score has the shape of x, {tuple(x.shape)}, got {tuple(score.shape)}; a scalar "
+            "network is an energy: wrap it in NetworkEnergy"
+        )
+    return score
+
+
+def require_smooth_energy(model: nn.Module) -> None:
+    """Refuse an energy with kinked activations, whose second derivative is zero almost everywhere.
+
+    Raises
+    ------
+    ValueError
+        Naming the activation. A field of x may have it: only its first derivative is used.
+    """
+    if not any(isinstance(module, Energy) for module in model.modules()):
+        return
+    for name, module in model.named_modules():
+        if isinstance(module, _KINKED):
+            raise ValueError(
+                f"score matching needs a smooth energy, but {name!r} is a {type(module).__name__}, "
+                "whose second derivative is zero almost everywhere: use SiLU, Softplus or ELU"
+            )

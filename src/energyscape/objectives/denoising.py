@@ -1,0 +1,298 @@
+"""Denoising: the loss behind DSM, NCSN, DDPM and EDM.
+
+With ``x_sigma = x_0 + sigma eps`` and Tweedie's ``D = x + sigma^2 s``,
+
+    ||D(x_sigma) - x_0||^2 = sigma^4 ||s(x_sigma) + eps/sigma||^2 = sigma^2 ||eps_hat - eps||^2,
+
+so one loss, the weighted mean square error of the denoiser **per coordinate**,
+
+    loss = weight(sigma) ||D(x_0 + sigma eps, sigma) - x_0||^2 / D,        sigma ~ schedule,
+
+is each of them, told apart by the weight and the law of the level only:
+
+=====================  ===========================  ===============================
+method                 weight                       levels
+=====================  ===========================  ===============================
+NCSN (1907.05600)      ``simple_weight``, 1/s^2     a ladder, each as often
+DDPM simple            ``simple_weight``            uniform in the schedule's time
+EDM (2206.00364)       ``edm_weight``, 1/c_out^2    log-normal
+min-SNR (2303.09556)   ``min_snr_weight``           any
+=====================  ===========================  ===============================
+
+Its minimiser is ``E[x_0 | x_sigma]`` at every level, whatever the weight. At one level,
+
+    1/2 E||s(x_sigma) + eps/sigma||^2 = 1/2 E||s - grad log p_sigma||^2 + const,
+
+with a constant that does not depend on the model (Vincent 2011): `DenoisingScoreMatching`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from energyscape.models import Denoiser, Energy, Preconditioning, per_row
+from energyscape.objectives.base import Aux, LossOutput, conditioned, model_score
+
+__all__ = [
+    "DenoisingLoss",
+    "DenoisingScoreMatching",
+    "LevelLaw",
+    "Weight",
+    "edm_weight",
+    "level_losses",
+    "min_snr_weight",
+    "natural_weight",
+    "simple_weight",
+    "unit_weight",
+]
+
+Weight = Callable[[Tensor], Tensor]
+
+
+class LevelLaw(Protocol):
+    """Where training levels come from; every `Schedule` is one."""
+
+    def sample(self, n: int, rng: torch.Generator | None, device: str | None = None) -> Tensor:
+        """`n` levels in data units, shape (n,)."""
+        ...
+
+
+def simple_weight(sigma: Tensor) -> Tensor:
+    """``1/sigma^2``: the mean square error of eps (2006.11239 eq. 14), and NCSN's lambda.
+
+    >>> import torch
+    >>> simple_weight(torch.tensor([0.5, 2.0]))
+    tensor([4.0000, 0.2500])
+    """
+    return sigma.square().reciprocal()
+
+
+def unit_weight(sigma: Tensor) -> Tensor:
+    """1: the mean square error of x_0, in data units."""
+    return torch.ones_like(sigma)
+
+
+def edm_weight(sigma_data: float) -> Weight:
+    """``(sigma^2 + sd^2)/(sigma sd)^2 = 1/c_out^2`` (2206.00364 table 1).
+
+    >>> import torch
+    >>> edm_weight(1.0)(torch.tensor([1.0]))
+    tensor([2.])
+    """
+    if not sigma_data > 0:
+        raise ValueError(f"sigma_data must be positive, got {sigma_data}")
+
+    def weight(sigma: Tensor) -> Tensor:
+        return sigma.square().reciprocal() + sigma_data**-2
+
+    return weight
+
+
+def min_snr_weight(gamma: float = 5.0, sigma_data: float = 1.0) -> Weight:
+    """``min(SNR, gamma)`` in units of the data, ``SNR = (sd/sigma)^2`` (2303.09556 eq. 6).
+
+    >>> import torch
+    >>> min_snr_weight(5.0)(torch.tensor([0.1, 1.0]))
+    tensor([5., 1.])
+    """
+    if not (gamma > 0 and sigma_data > 0):
+        raise ValueError(f"gamma and sigma_data must be positive, got {gamma} and {sigma_data}")
+
+    def weight(sigma: Tensor) -> Tensor:
+        return (sigma_data / sigma).square().clamp(max=gamma) / sigma_data**2
+
+    return weight
+
+
+def natural_weight(preconditioning: Preconditioning) -> Weight:
+    """``1/c_out^2``, which makes the loss ``||F - target||^2`` of the bare network.
+
+    >>> import torch
+    >>> from energyscape.models import EpsPreconditioning
+    >>> natural_weight(EpsPreconditioning())(torch.tensor([2.0]))
+    tensor([0.2500])
+    """
+
+    def weight(sigma: Tensor) -> Tensor:
+        return preconditioning.coefficients(sigma).c_out.square().reciprocal()
+
+    return weight
+
+
+def _denoiser(model: nn.Module) -> Denoiser:
+    if isinstance(model, Denoiser):
+        return model
+    if isinstance(model, Energy):
+        raise ValueError(
+            "a denoising loss trains a Denoiser: wrap a noise-conditional energy as "
+            "EnergyDenoiser(energy)"
+        )
+    raise ValueError(
+        f"a denoising loss trains a Denoiser, got {type(model).__name__}: wrap a network of "
+        "(x, c_noise) in PreconditionedDenoiser"
+    )
+
+
+@dataclass(frozen=True)
+class DenoisingLoss:
+    """``weight(sigma) ||D(x_0 + sigma eps, sigma) - x_0||^2 / D`` at random levels.
+
+    Parameters
+    ----------
+    schedule : LevelLaw
+        Its ``sample(n, rng, device)`` draws the levels, in data units.
+    weight : callable
+        Maps levels of shape (batch,) to weights of shape (batch,).
+    label_dropout : float
+        Probability with which a row's label is replaced by -1, "no label", so that one network
+        learns both densities that classifier-free guidance needs (2207.12598 algorithm 1).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from energyscape.densities import eight_gaussians
+    >>> from energyscape.models import FunctionDenoiser
+    >>> from energyscape.schedules import Geometric
+    >>> rng, p = torch.Generator().manual_seed(0), eight_gaussians()
+    >>> loss = DenoisingLoss(Geometric(0.01, 10.0), simple_weight)
+    >>> loss(FunctionDenoiser(p.denoise), p.sample(4, rng), None, rng).loss.shape
+    torch.Size([4])
+    """
+
+    schedule: LevelLaw
+    weight: Weight = simple_weight
+    label_dropout: float = 0.0
+    needs_double_backward = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_dropout <= 1:
+            raise ValueError(f"label_dropout must lie in [0, 1], got {self.label_dropout}")
+
+    def init(self, model: nn.Module, x: Tensor, rng: torch.Generator) -> Aux:
+        """No state; refuses a model that is no `Denoiser`."""
+        _denoiser(model)
+        return None
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        aux: Aux,
+        rng: torch.Generator,
+        *,
+        label: Tensor | None = None,
+    ) -> LossOutput:
+        """The weighted error of each row, shape (batch,)."""
+        sigma = self.schedule.sample(len(x), rng, str(x.device))
+        weight = self.weight(sigma).to(x.dtype)
+        if label is not None and self.label_dropout > 0:
+            dropped = torch.rand(len(x), generator=rng, device=x.device) < self.label_dropout
+            label = torch.where(dropped, -1, label)
+        error = _squared_error(_denoiser(model), x, sigma.to(x.dtype), rng, label)
+        return LossOutput(weight * error, aux, {"denoising_error": error.detach().mean()})
+
+
+def _squared_error(
+    denoiser: Denoiser, x: Tensor, sigma: Tensor, rng: torch.Generator, label: Tensor | None
+) -> Tensor:
+    """``||D - x_0||^2 / D`` of each row with fresh noise."""
+    eps = torch.randn(x.shape, generator=rng, dtype=x.dtype, device=x.device)
+    noisy = torch.addcmul(x, per_row(sigma, x), eps)
+    x0_hat = denoiser(noisy, sigma) if label is None else denoiser(noisy, sigma, label)
+    return (x0_hat.to(x.dtype) - x).square().flatten(1).mean(1)
+
+
+def level_losses(
+    model: Denoiser,
+    x: Tensor,
+    levels: Sequence[float] | Tensor,
+    rng: torch.Generator,
+    *,
+    weight: Weight = simple_weight,
+    label: Tensor | None = None,
+) -> Tensor:
+    """The mean denoising loss at each of several levels, for reports; shape (levels,).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from energyscape.densities import eight_gaussians
+    >>> from energyscape.models import FunctionDenoiser
+    >>> rng, p = torch.Generator().manual_seed(0), eight_gaussians()
+    >>> level_losses(FunctionDenoiser(p.denoise), p.sample(50, rng), [0.1, 1.0], rng).shape
+    torch.Size([2])
+    """
+    sigmas = torch.as_tensor(levels, dtype=torch.float64)
+    weights = weight(sigmas).to(x.dtype)
+    losses = []
+    with torch.no_grad():
+        for sigma in sigmas:
+            rows = sigma.to(x).expand(len(x))
+            losses.append(_squared_error(model, x, rows, rng, label).mean())
+    return weights.to(x.device) * torch.stack(losses)
+
+
+@dataclass(frozen=True)
+class DenoisingScoreMatching:
+    """``1/2 ||s(x + sigma eps) + eps/sigma||^2`` at one level (Vincent 2011 eq. 11).
+
+    Equal to the Fisher divergence to ``p_sigma`` up to a constant free of the model, summed over
+    coordinates. What is learned is the density blurred at this level.
+
+    Parameters
+    ----------
+    sigma : float
+        In data units.
+    conditional : bool
+        Whether the model is told the level: needed for a `Denoiser` and a noise-conditional energy;
+        False for an energy or a field of x alone.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from energyscape.models import FunctionEnergy
+    >>> energy = FunctionEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> rng = torch.Generator().manual_seed(0)
+    >>> DenoisingScoreMatching(0.5)(energy, torch.zeros(3, 2), None, rng).loss.shape
+    torch.Size([3])
+    """
+
+    sigma: float
+    conditional: bool = False
+    needs_double_backward = True
+
+    def __post_init__(self) -> None:
+        if not self.sigma > 0:
+            raise ValueError(
+                f"denoising score matching needs a positive noise level, got {self.sigma}; "
+                "without noise use SlicedScoreMatching"
+            )
+
+    def init(self, model: nn.Module, x: Tensor, rng: torch.Generator) -> Aux:
+        """No state."""
+        return None
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        aux: Aux,
+        rng: torch.Generator,
+        *,
+        label: Tensor | None = None,
+    ) -> LossOutput:
+        """The loss of each row, shape (batch,)."""
+        eps = torch.randn(x.shape, generator=rng, dtype=x.dtype, device=x.device)
+        noisy = torch.add(x, eps, alpha=self.sigma)
+        level = self.sigma if self.conditional else None
+        score = model_score(
+            conditioned(model, label), noisy, level, create_graph=torch.is_grad_enabled()
+        )
+        residual = torch.add(score.to(x.dtype), eps, alpha=1 / self.sigma)
+        loss = 0.5 * residual.square().flatten(1).sum(1)
+        return LossOutput(loss, aux, {})
