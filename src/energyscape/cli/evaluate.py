@@ -260,7 +260,7 @@ def _samples(
     x = estimator.encode(real).flatten(1).numpy()
     y = estimator.encode(drawn).flatten(1).numpy()
     accuracies = []
-    repeats = 3 if len(x) > 500 else 5
+    repeats = 3
     for _ in bar.over("two-sample test", range(repeats), lambda _: 1):
         accuracies.append(metrics.two_sample_accuracy(x, y, rng, repeats=1))
     accuracy = sum(a.value for a in accuracies) / repeats

@@ -27,6 +27,7 @@ from energyscape.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from energyscape.data import Dataset
     from energyscape.families import DensityEstimator
 
 __all__ = ["EXAMPLE", "run"]
@@ -79,7 +80,7 @@ def run(
     estimator = _estimator(model, config, settings, seed=seed, device=device)
     kinds, dropped = _types(schema, types, drop)
     dataset = load(data, types=kinds, drop=dropped, size=to_size(size), channels=channels)
-    notes(dataset.notes, quiet=quiet)
+    notes(_remarks(dataset), quiet=quiet)
     if resume and not out.exists():
         note(f"{out} does not exist yet: the run starts from the beginning", quiet=quiet)
     prepare(out, resume=resume, overwrite=overwrite)
@@ -96,6 +97,14 @@ def run(
         state.go_on = state.command(add=["--resume"], leave_out=["--overwrite"])
         raise
     _say_what_next(estimator, out, data, quiet)
+
+
+def _remarks(dataset: Dataset) -> list[str]:
+    """The notes of reading, with the columns that are left out first and called so."""
+    left = {} if dataset.schema is None else dict(dataset.schema.left_out)
+    first = [f"column {name!r} is left out ({reason})" for name, reason in left.items()]
+    about = {f"column {name!r}" for name in left}
+    return first + [line for line in dataset.notes if line.partition(":")[0] not in about]
 
 
 def _check_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
