@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from energyscape.mcmc.adaptation import DualAveraging
 from energyscape.mcmc.annealing import (
     Annealed,
     LevelInfo,
@@ -17,28 +18,43 @@ from energyscape.mcmc.hmc import HMC
 from energyscape.mcmc.kernel import Box, ChainWarning, Info, Kernel, State
 from energyscape.mcmc.langevin import MALA, ULA
 from energyscape.mcmc.metropolis import IntegerWalk, RandomWalk
+from energyscape.mcmc.modes import Modes, find_modes, simulated_annealing
+from energyscape.mcmc.normalising import LogZ, ais
+from energyscape.mcmc.paths import Base, GaussianBase, GeometricPath, Tempered
+from energyscape.mcmc.tempering import ParallelTempering
 
 __all__ = [
     "HMC",
     "MALA",
     "ULA",
     "Annealed",
+    "Base",
     "Box",
     "ChainWarning",
     "Chains",
     "Diagnostics",
+    "DualAveraging",
+    "GaussianBase",
+    "GeometricPath",
     "Info",
     "IntegerWalk",
     "Kernel",
     "LevelInfo",
+    "LogZ",
+    "Modes",
+    "ParallelTempering",
     "RandomWalk",
     "RunInfo",
     "State",
+    "Tempered",
+    "ais",
     "anneal",
     "annealed_langevin",
     "diagnostics",
+    "find_modes",
     "largest_pairwise_distance",
     "ncsnv2_ratio",
     "ncsnv2_step_size",
     "run_chains",
+    "simulated_annealing",
 ]

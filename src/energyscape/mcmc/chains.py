@@ -106,7 +106,8 @@ class _Tally:
 
 def split_noise(noise: Any) -> list[Any]:
     """One noise tuple a step from the noise of a block, without copying."""
-    return [type(noise)(*parts) for parts in zip(*(n.unbind(0) for n in noise), strict=True)]
+    parts = [n.unbind(0) if isinstance(n, Tensor) else split_noise(n) for n in noise]
+    return [type(noise)(*part) for part in zip(*parts, strict=True)]
 
 
 def block_steps(x: Tensor, multiple: int = 1) -> int:

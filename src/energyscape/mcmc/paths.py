@@ -1,0 +1,177 @@
+"""Ladders between densities: tempered targets, geometric paths, and the Gaussian they start from.
+
+``f_b = f_0^(1-b) f_1^b`` leads from a normalised base f_0 at b = 0 to the target f_1 at b = 1;
+``p^b`` alone is the target at temperature 1/b.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from energyscape.mcmc.kernel import rows
+from energyscape.targets import Target
+
+__all__ = ["Base", "GaussianBase", "GeometricPath", "Tempered"]
+
+
+@runtime_checkable
+class Base(Protocol):
+    """A normalised density that can be sampled exactly: where importance sampling starts."""
+
+    def value(self, x: Tensor) -> Tensor:
+        """Normalised log-density of each row, shape (n,)."""
+        ...
+
+    def value_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The log-density and its gradient."""
+        ...
+
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        """n independent draws."""
+        ...
+
+
+class Tempered:
+    """The target at inverse temperature `beta`: ``log p`` and score times beta.
+
+    Parameters
+    ----------
+    target : Target
+    beta : float or Tensor of shape (chains,)
+        One for all chains or one each.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from energyscape.targets import FunctionTarget
+    >>> normal = FunctionTarget(lambda x: -0.5 * x.square().sum(1))
+    >>> Tempered(normal, 0.5).value(torch.tensor([[2.0]]))
+    tensor([-1.])
+    """
+
+    def __init__(self, target: Target, beta: float | Tensor) -> None:
+        self.target = target
+        self.beta = beta
+
+    def value(self, x: Tensor) -> Tensor | None:
+        """beta log p, shape (chains,)."""
+        value = self.target.value(x)
+        return None if value is None else self.beta * value
+
+    def value_and_score(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
+        """beta log p and its gradient."""
+        value, score = self.target.value_and_score(x)
+        beta = rows(self.beta, x) if isinstance(self.beta, Tensor) else self.beta
+        return None if value is None else self.beta * value, beta * score
+
+
+class GeometricPath:
+    """``(1 - beta) log f_0 + beta log f_1``: a rung between a base and a target."""
+
+    def __init__(self, base: Target, target: Target, beta: float) -> None:
+        self.base, self.target, self.beta = base, target, beta
+
+    def value(self, x: Tensor) -> Tensor | None:
+        """The mixed log-density, shape (chains,); None where one end has none."""
+        start, end = self.base.value(x), self.target.value(x)
+        return None if start is None or end is None else torch.lerp(start, end.to(start), self.beta)
+
+    def value_and_score(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The mixed log-density and its gradient."""
+        (start, score0), (end, score1) = (
+            self.base.value_and_score(x),
+            self.target.value_and_score(x),
+        )
+        score = torch.lerp(score0, score1.to(score0), self.beta)
+        if start is None or end is None:
+            return None, score
+        return torch.lerp(start, end.to(start), self.beta), score
+
+
+class GaussianBase:
+    """A normalised Gaussian with any shape of x.
+
+    Parameters
+    ----------
+    mean : Tensor, shape of one x
+    covariance : Tensor of shape (D, D)
+        Of the flattened x; positive definite.
+
+    Raises
+    ------
+    ValueError
+        If the covariance is not positive definite: the density would be improper.
+
+    Examples
+    --------
+    >>> import torch
+    >>> rng = torch.Generator().manual_seed(0)
+    >>> base = GaussianBase.fit(torch.randn(1000, 2, generator=rng, dtype=torch.float64))
+    >>> bool((base.value(torch.zeros(1, 2, dtype=torch.float64)) + 1.8379).abs() < 0.1)
+    True
+    """
+
+    def __init__(self, mean: Tensor, covariance: Tensor) -> None:
+        dim = mean.numel()
+        if covariance.shape != (dim, dim):
+            raise ValueError(
+                f"a mean of {dim} numbers needs a covariance of shape ({dim}, {dim}), got "
+                f"{tuple(covariance.shape)}"
+            )
+        factor, failed = torch.linalg.cholesky_ex(covariance)
+        if bool(failed) or not bool(factor.isfinite().all()):
+            raise ValueError(
+                "the covariance of the base is not positive definite, so the base is improper: leave "
+                "out constant or dependent coordinates, fit it to more samples, or add jitter"
+            )
+        self.mean, self.covariance = mean, covariance
+        self._factor = factor
+        eye = torch.eye(dim, dtype=factor.dtype, device=factor.device)
+        self._inverse = torch.linalg.solve_triangular(factor, eye, upper=False)
+        self._log_norm = float(-factor.diagonal().log().sum() - 0.5 * dim * math.log(2 * math.pi))
+
+    @classmethod
+    def fit(cls, x: Tensor, *, jitter: float = 1e-6, widen: float = 1.0) -> GaussianBase:
+        """Mean and covariance of samples.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, ...)
+        jitter : float
+            Added to the diagonal, as a fraction of the mean variance.
+        widen : float
+            Factor on the standard deviations; a base a little too wide is safer than one too narrow.
+        """
+        if x.ndim < 2 or x.shape[0] < 2:
+            raise ValueError(f"a base is fitted to two rows or more, got shape {tuple(x.shape)}")
+        flat = x.detach().flatten(1)
+        mean = flat.mean(0)
+        centred = flat - mean
+        covariance = centred.T @ centred / (len(flat) - 1)
+        covariance = covariance + jitter * covariance.diagonal().mean() * torch.eye(
+            len(mean), dtype=flat.dtype, device=flat.device
+        )
+        return cls(mean.view(x.shape[1:]), widen**2 * covariance)
+
+    def _white(self, x: Tensor) -> Tensor:
+        return (x - self.mean).flatten(1) @ self._inverse.T
+
+    def value(self, x: Tensor) -> Tensor:
+        """Log-density in nats, shape (n,)."""
+        return self._log_norm - 0.5 * self._white(x).square().sum(1)
+
+    def value_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-density and its gradient."""
+        white = self._white(x)
+        value = self._log_norm - 0.5 * white.square().sum(1)
+        return value, -(white @ self._inverse).view(x.shape)
+
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        """n draws, shape (n, ...)."""
+        mean = self.mean
+        eps = torch.randn(n, mean.numel(), generator=rng, dtype=mean.dtype, device=mean.device)
+        return mean + (eps @ self._factor.T).view(n, *mean.shape)
