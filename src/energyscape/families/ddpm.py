@@ -21,7 +21,7 @@ from energyscape.diffusion import Chain
 from energyscape.families import settings as s
 from energyscape.families.base import Composition, ProgressCallback
 from energyscape.families.denoising import DenoiserEstimator, as_steps
-from energyscape.families.networks import make_network
+from energyscape.families.networks import field_network
 from energyscape.models import Denoiser, EpsPreconditioning, PreconditionedDenoiser
 from energyscape.objectives import DenoisingLoss, simple_weight
 
@@ -81,18 +81,18 @@ class DDPM(DenoiserEstimator):
 
     def _chain(self) -> Chain:
         settings = self.get_params()
-        makers = {
-            "linear": Chain.linear,
-            "scaled-linear": Chain.scaled_linear,
-            "cosine": Chain.cosine,
-        }
-        return makers[settings["schedule"]](settings["num_steps"])
+        steps = settings["num_steps"]
+        if settings["schedule"] == "linear":
+            return Chain.linear(steps)
+        if settings["schedule"] == "scaled-linear":
+            return Chain.scaled_linear(steps)
+        return Chain.cosine(steps)
 
     def _schedule(self, facts: Mapping[str, Any]) -> schedules.Tabulated:
         return schedules.Tabulated(self._chain().sigmas, variance_preserving=True)
 
     def _build(self, facts: Mapping[str, Any]) -> nn.Module:
-        network = make_network(self.get_params(), facts["event_shape"])
+        network = field_network(self.get_params(), facts["event_shape"])
         return PreconditionedDenoiser(network, EpsPreconditioning())
 
     def _compose(self, model: nn.Module, facts: Mapping[str, Any]) -> Composition:

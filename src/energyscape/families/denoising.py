@@ -30,6 +30,7 @@ __all__ = ["DenoiserEstimator"]
 _LEVELS = 6
 _PROBES = 4
 _EXACT_DIMENSIONS = 32
+_HUTCHINSON_PROBES = 8
 
 
 class DenoiserEstimator(DensityEstimator):
@@ -86,27 +87,24 @@ class DenoiserEstimator(DensityEstimator):
         dim = math.prod(facts["event_shape"])
         schedule = self._schedule(facts)
         scale = facts["sigma_data"]
-        exact = dim <= _EXACT_DIMENSIONS
-        values, errors, kind = [], [], "exact_ode"
-        rows = max(1, 200_000 // (dim * (dim if exact else 8)))
-        for part in x.split(rows):
-            out = log_density(
-                cast(Denoiser, self._double()),
-                part,
-                sigma_min=max(schedule.sigma_min, 0.004 * scale),
-                sigma_max=min(schedule.sigma_max, 80 * scale),
-                probes=None if exact else 8,
-                end=self._end(part.device),
-            )
-            values.append(out.value.cpu())
-            errors.append(out.stderr.cpu())
-            kind = out.kind
-        return Values(torch.cat(values).numpy(), kind, torch.cat(errors).numpy())
+        probes = 0 if dim <= _EXACT_DIMENSIONS else _HUTCHINSON_PROBES
+        out = log_density(
+            cast(Denoiser, self._double()),
+            x,
+            sigma_min=max(schedule.sigma_min, 0.004 * scale),
+            sigma_max=min(schedule.sigma_max, 80 * scale),
+            probes=probes,
+            end=self._end(x.device),
+            batch_size=max(1, 200_000 // (dim * (probes or dim))),
+        )
+        return Values(out.value.cpu().numpy(), out.kind, out.stderr.cpu().numpy())
 
     def _end(self, device: torch.device) -> tuple[Tensor, Tensor]:
         shape = self.facts_["event_shape"]
         mean = torch.tensor(self.facts_["mean"], dtype=torch.float64, device=device).reshape(shape)
-        variance = torch.tensor(self.facts_["variance"], dtype=torch.float64, device=device).reshape(shape)
+        variance = torch.tensor(
+            self.facts_["variance"], dtype=torch.float64, device=device
+        ).reshape(shape)
         return mean, variance
 
     @torch.no_grad()

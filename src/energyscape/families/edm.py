@@ -18,7 +18,7 @@ from energyscape import schedules
 from energyscape.families import settings as s
 from energyscape.families.base import Composition
 from energyscape.families.denoising import DenoiserEstimator
-from energyscape.families.networks import make_network
+from energyscape.families.networks import field_network
 from energyscape.models import EDMPreconditioning, PreconditionedDenoiser
 from energyscape.objectives import DenoisingLoss, edm_weight
 
@@ -70,7 +70,7 @@ class EDM(DenoiserEstimator):
         return schedules.EDM.for_data(facts["sigma_data"])
 
     def _build(self, facts: Mapping[str, Any]) -> nn.Module:
-        network = make_network(self.get_params(), facts["event_shape"])
+        network = field_network(self.get_params(), facts["event_shape"])
         return PreconditionedDenoiser(network, EDMPreconditioning(facts["sigma_data"]))
 
     def _compose(self, model: nn.Module, facts: Mapping[str, Any]) -> Composition:

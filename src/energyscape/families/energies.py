@@ -17,7 +17,7 @@ from torch import Tensor
 
 from energyscape.families.base import DensityEstimator, ProgressCallback, Values
 from energyscape.families.denoising import as_steps
-from energyscape.families.networks import make_network
+from energyscape.families.networks import energy_network
 from energyscape.mcmc import MALA, run_chains
 from energyscape.models import ConfinedEnergy, Energy, NetworkEnergy
 
@@ -42,7 +42,7 @@ class EnergyEstimator(DensityEstimator):
 
     def _build(self, facts: Mapping[str, Any]) -> Energy:
         shape = facts["event_shape"]
-        network = make_network(self.get_params(), shape, scalar=True, noise=False)
+        network = energy_network(self.get_params(), shape)
         centre = torch.tensor(facts["mean"], dtype=torch.float32).reshape(shape)
         return ConfinedEnergy(NetworkEnergy(network), _CONFINEMENT * facts["scale"], centre)
 

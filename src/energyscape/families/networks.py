@@ -8,19 +8,16 @@ from typing import Any
 
 from torch import nn
 
-from energyscape.nn import PictureNet, ResidualMLP
+from energyscape.nn import MLP, PictureNet, ResidualMLP
 
-__all__ = ["make_network"]
+__all__ = ["energy_network", "field_network"]
+
+#: Pictures of fewer pixels than this are learned better, and faster, by a perceptron.
+_SMALLEST_PICTURE = 100
 
 
-def make_network(
-    settings: Mapping[str, Any],
-    event_shape: Sequence[int],
-    *,
-    scalar: bool = False,
-    noise: bool = True,
-) -> nn.Module:
-    """A residual perceptron for tables and tiny pictures, a picture network otherwise.
+def field_network(settings: Mapping[str, Any], event_shape: Sequence[int]) -> nn.Module:
+    """A noise-conditional field: a residual perceptron, or a picture network for pictures.
 
     Parameters
     ----------
@@ -28,34 +25,37 @@ def make_network(
         ``network``, ``width``, ``blocks`` and ``dropout`` of a family.
     event_shape : sequence of int
         Shape of one encoded row.
-    scalar, noise : bool
-        As in `energyscape.nn.ResidualMLP`.
 
     Raises
     ------
     ValueError
         If a picture network is asked for on a table.
     """
-    kind, width, blocks = settings["network"], settings["width"], settings["blocks"]
+    width, blocks, dropout = settings["width"], settings["blocks"], settings["dropout"]
+    if _is_picture(settings, event_shape):
+        return PictureNet(event_shape, width=width or 32, blocks=blocks or 2, dropout=dropout)
+    wide = 512 if len(event_shape) == 3 else 256
+    return ResidualMLP(event_shape, width=width or wide, blocks=blocks or 4, dropout=dropout)
+
+
+def energy_network(settings: Mapping[str, Any], event_shape: Sequence[int]) -> nn.Module:
+    """A smooth scalar network without noise level; chains call it often, so it is a small one.
+
+    ``blocks`` counts the hidden layers of the perceptron.
+    """
+    width, blocks = settings["width"], settings["blocks"]
+    if _is_picture(settings, event_shape):
+        return PictureNet(
+            event_shape, width=width or 16, blocks=blocks or 1, scalar=True, noise=False
+        )
+    wide = 128 if math.prod(event_shape) <= 16 else 256
+    return MLP(event_shape, width=width or wide, depth=blocks or 3, scalar=True)
+
+
+def _is_picture(settings: Mapping[str, Any], event_shape: Sequence[int]) -> bool:
+    kind = settings["network"]
     if kind == "picture" and len(event_shape) != 3:
         raise ValueError("network='picture' needs pictures; a table takes network='mlp'")
-    if kind == "auto":
-        kind = "picture" if len(event_shape) == 3 and math.prod(event_shape[1:]) > 100 else "mlp"
-    if kind == "picture":
-        return PictureNet(
-            event_shape,
-            width=width,
-            blocks=blocks or 2,
-            scalar=scalar,
-            noise=noise,
-            dropout=settings["dropout"],
-        )
-    wide = 512 if len(event_shape) == 3 else 256
-    return ResidualMLP(
-        event_shape,
-        width=width or wide,
-        blocks=blocks or 4,
-        scalar=scalar,
-        noise=noise,
-        dropout=settings["dropout"],
-    )
+    if kind != "auto":
+        return bool(kind == "picture")
+    return len(event_shape) == 3 and math.prod(event_shape[1:]) >= _SMALLEST_PICTURE

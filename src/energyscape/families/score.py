@@ -53,7 +53,6 @@ class ScoreModel(EnergyEstimator):
         network: s.Network = "auto",
         width: s.Width = None,
         blocks: s.Blocks = None,
-        dropout: s.Dropout = 0.0,
         validation_fraction: s.ValidationFraction = 0.1,
         calibration_fraction: s.CalibrationFraction = 0.1,
         patience: s.Patience = None,
