@@ -6,6 +6,20 @@ either is a `Target` for Markov chains.
 
 from __future__ import annotations
 
+from energyscape.models.algebra import (
+    BoxEnergy,
+    ClassEnergy,
+    MixtureEnergy,
+    NegatedEnergy,
+    NormalisedEnergy,
+)
+from energyscape.models.analytic import (
+    DoubleWell,
+    ExponentialFamily,
+    Funnel,
+    MixtureOfGaussians,
+    Rings,
+)
 from energyscape.models.denoiser import (
     Denoiser,
     EnergyDenoiser,
@@ -35,20 +49,30 @@ from energyscape.models.preconditioning import (
 )
 
 __all__ = [
+    "BoxEnergy",
+    "ClassEnergy",
     "Coefficients",
     "ConfinedEnergy",
     "Denoiser",
+    "DoubleWell",
     "EDMPreconditioning",
     "Energy",
     "EnergyDenoiser",
     "EpsPreconditioning",
+    "ExponentialFamily",
     "FunctionDenoiser",
     "FunctionEnergy",
+    "Funnel",
     "Labelled",
+    "MixtureEnergy",
+    "MixtureOfGaussians",
+    "NegatedEnergy",
     "NetworkEnergy",
+    "NormalisedEnergy",
     "PreconditionedDenoiser",
     "PreconditionedEnergy",
     "Preconditioning",
+    "Rings",
     "ScaledEnergy",
     "ScoreField",
     "ScorePreconditioning",

@@ -37,6 +37,13 @@ from energyscape.objectives.denoising import (
     simple_weight,
     unit_weight,
 )
+from energyscape.objectives.noise_contrastive import (
+    NoiseContrastive,
+    NoiseDensity,
+    RatioContrastive,
+    fit_gaussian,
+    fit_gaussian_mixture,
+)
 from energyscape.objectives.score_matching import (
     ExactScoreMatching,
     FiniteDifferenceScoreMatching,
@@ -55,14 +62,19 @@ __all__ = [
     "ImprovedStep",
     "LevelLaw",
     "LossOutput",
+    "NoiseContrastive",
+    "NoiseDensity",
     "Objective",
     "Perturbed",
+    "RatioContrastive",
     "Sampler",
     "SlicedScoreMatching",
     "Start",
     "Weight",
     "conditioned",
     "edm_weight",
+    "fit_gaussian",
+    "fit_gaussian_mixture",
     "frozen",
     "level_losses",
     "min_snr_weight",
