@@ -164,6 +164,8 @@ def test_damaged_and_foreign_runs(refused, copy, tmp_path) -> None:  # type: ign
         (["--out", "s.csv", "--sampler", "walk"], "unknown sampler 'walk'"),
         (["--out", "s.csv", "--given", "town=Rome"], "no column 'town'"),
         (["--out", "s.csv", "--given", "city"], "COL=VALUE"),
+        (["--out", "s.csv", "--given", "city=Lima"], "never 'Lima' in training"),
+        (["--out", "s.csv", "--given", "pay=2000"], "numeric"),
         (["--out", "s.csv", "--device", "toaster"], "toaster"),
     ],
 )

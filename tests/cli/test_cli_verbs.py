@@ -110,6 +110,18 @@ def test_samples_have_the_columns_types_and_ranges_of_the_data(  # type: ignore[
     assert (tmp_path / "t.csv").read_bytes() == (tmp_path / "s.csv").read_bytes()
 
 
+def test_columns_are_held_fixed(cli, people_run, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    out = tmp_path / "s.csv"
+    words = ["--given", "city=Oslo", "--given", "member=yes", "--seed", 2, "--steps", 4]
+    ended = cli("sample", people_run, "--n", 12, "--out", out, *words)
+    assert ended.code == 0, ended.err
+    drawn = pl.read_csv(out)
+    assert drawn.height == 12
+    assert set(drawn["city"]) == {"Oslo"}
+    assert set(drawn["member"]) == {"yes"}
+    assert drawn["joined"].n_unique() > 6
+
+
 def test_pictures_are_written_as_grid_folder_and_arrays(cli, digits_run, tmp_path) -> None:  # type: ignore[no-untyped-def]
     from PIL import Image
 
@@ -273,7 +285,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(cli, tmp_path) -> None:  # type: ignor
     """The command printed after Ctrl-C, run as it is, finishes the run."""
     out = tmp_path / "my run"
     words = ["fit", "rings", "--out", str(out), "--seed", "1", "--set", "width=16", "--quiet"]
-    words += ["--set", "max_steps=3000", "--overwrite"]
+    words += ["--set", "max_steps=600", "--overwrite"]
     command = [sys.executable, "-m", "energyscape", *words]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not _steps(out):
@@ -287,7 +299,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(cli, tmp_path) -> None:  # type: ignor
     assert go_on[0] == "energyscape"
     assert go_on[1:] == [*words[:-1], "--resume"]
     assert cli(*go_on[1:]).code == 0
-    assert json.loads((out / "manifest.json").read_text())["steps"] == 3000
+    assert json.loads((out / "manifest.json").read_text())["steps"] == 600
 
 
 def _steps(out: Path) -> int:

@@ -300,6 +300,7 @@ def _columns(estimator: DensityEstimator, rows: Any) -> dict[str, np.ndarray]:
     import polars as pl
 
     from energyscape.data import is_frame, to_polars
+    from energyscape.data.values import keep, numbers
 
     schema = estimator.schema_
     if not is_frame(rows):
@@ -309,13 +310,12 @@ def _columns(estimator: DensityEstimator, rows: Any) -> dict[str, np.ndarray]:
     frame = to_polars(rows)
     made = {}
     for column in schema.modelled:
-        series = frame[column.name]
-        if series.dtype.is_temporal():
-            series = series.to_physical()
-        if series.dtype.is_numeric():
-            made[column.name] = series.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        kept = keep(frame[column.name], column)
+        if column.kind in ("category", "boolean"):
+            made[column.name] = np.array(kept.cast(pl.String).to_list(), dtype=object)
         else:
-            made[column.name] = np.array(series.cast(pl.String).to_list(), dtype=object)
+            # also dates written as text: what is compared is when they were
+            made[column.name] = numbers(kept, column)
     return made
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +26,7 @@ from energyscape.cli.runs import open_run
 
 if TYPE_CHECKING:
     import numpy as np
+    import polars as pl
 
     from energyscape.families import DensityEstimator
 
@@ -32,6 +34,7 @@ __all__ = ["EXAMPLE", "run"]
 
 EXAMPLE = "Example: energyscape sample runs/penguins --n 100 --out penguins.csv --given sex=FEMALE"
 
+_COUNTABLE = ("boolean", "category", "integer")
 _PICTURES = (".png", ".npy", ".npz")
 
 
@@ -51,7 +54,7 @@ def run(
     ],
     given: Annotated[
         list[str] | None,
-        typer.Option("--given", metavar="COL=VALUE", help="Hold a column fixed; repeatable."),
+        typer.Option("--given", metavar="COL=VALUE", help="Only rows with this value; repeatable."),
     ] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Steps of the sampler.")
@@ -74,11 +77,14 @@ def run(
     _check_given(estimator, fixed)
     if seed is None:
         seed = int.from_bytes(os.urandom(4), "big") >> 1
-    more: dict[str, Any] = {"given": fixed} if fixed else {}
     with Bar(quiet=quiet) as bar:
-        drawn = estimator.sample(
-            n, random_state=seed, steps=steps, sampler=sampler, progress=bar, **more
-        )
+
+        def draw(count: int, number: int) -> Any:
+            return estimator.sample(
+                count, random_state=seed + number, steps=steps, sampler=sampler, progress=bar
+            )
+
+        drawn: Any = _draw_given(estimator, fixed, n, draw) if fixed else draw(n, 0)
     if estimator.data_kind_ == "pictures":
         _write_pictures(drawn, _levels(estimator), out)
     else:
@@ -111,10 +117,58 @@ def _check_given(estimator: DensityEstimator, fixed: dict[str, str]) -> None:
         return
     if estimator.data_kind_ == "pictures":
         raise BadInput("--given holds a column fixed, but this run was fitted on pictures")
-    columns = [column.name for column in estimator.schema_.modelled]
+    from energyscape.data import TableCodec
+
+    columns = {column.name: column.kind for column in estimator.schema_.modelled}
     for name in fixed:
         if name not in columns:
             raise BadInput(f"--given: the run models no column {name!r}; {nearest(name, columns)}")
+        if columns[name] not in _COUNTABLE or estimator.schema_.array:
+            raise BadInput(
+                f"--given {name}: the column is {columns[name]}; only columns of kind "
+                f"{', '.join(_COUNTABLE)} can be held fixed, as others never hit a value twice"
+            )
+    assert isinstance(estimator.codec_, TableCodec)
+    estimator.codec_.encode_given(fixed, 1)
+
+
+def _draw_given(
+    estimator: DensityEstimator, fixed: dict[str, str], n: int, draw: Callable[[int, int], Any]
+) -> pl.DataFrame:
+    """Rows that have the values asked for: draws are kept or rejected, which is exact.
+
+    Raises
+    ------
+    BadInput
+        Fewer than ``n`` of 1,000 ``n`` (at least 20,000) draws fit.
+    """
+    import polars as pl
+
+    from energyscape.data import to_polars
+    from energyscape.data.values import keep
+
+    wanted = {
+        name: keep(pl.Series(name, [value]), estimator.schema_[name])[0]
+        for name, value in fixed.items()
+    }
+    parts: list[pl.DataFrame] = []
+    found = tried = number = 0
+    most = max(1000 * n, 20_000)
+    while found < n and tried < most:
+        # as many as the share kept so far asks for, and some more
+        share = (found + 1) / (tried + 2)
+        count = int(min(max(1.2 * (n - found) / share, 64), 8192, most - tried))
+        rows = to_polars(draw(count, number))
+        kept = rows.filter(pl.all_horizontal(pl.col(c) == v for c, v in wanted.items()))
+        parts.append(kept)
+        found, tried, number = found + kept.height, tried + count, number + 1
+    if found < n:
+        asked = ", ".join(f"{name}={value}" for name, value in fixed.items())
+        raise BadInput(
+            f"--given {asked}: {found} of {tried} draws fit and {n} were asked for; "
+            "ask for fewer, or fix fewer columns"
+        )
+    return pl.concat(parts).head(n)
 
 
 def _write_rows(drawn: Any, estimator: DensityEstimator, out: Path) -> None:
