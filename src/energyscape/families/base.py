@@ -244,7 +244,8 @@ class DensityEstimator(DensityMixin, BaseEstimator, abc.ABC):
 
     def encode(self, X: Any) -> Tensor:
         """Rows as the model sees them, float64, shape (n, ...); deterministic."""
-        return torch.from_numpy(self.codec_.encode(self._conform(X), None).x)
+        data = self._conform(X)
+        return torch.from_numpy(self.codec_.encode(data, None).x)
 
     def decode(self, x: Tensor) -> Any:
         """Encoded rows in the original columns, types and units, in the kind of data fitted."""
@@ -335,7 +336,8 @@ class DensityEstimator(DensityMixin, BaseEstimator, abc.ABC):
         NoLogDensityError
             If the model has none; the message names the alternatives.
         """
-        encoded = self.codec_.encode(self._conform(X), None)
+        data = self._conform(X)
+        encoded = self.codec_.encode(data, None)
         device = next(self.model_.parameters()).device
         values = self._log_density(torch.from_numpy(encoded.x).to(device))
         return values._replace(value=values.value + encoded.log_abs_det)
@@ -362,6 +364,7 @@ class DensityEstimator(DensityMixin, BaseEstimator, abc.ABC):
 
     def column_contributions(self, X: Any) -> tuple[list[str], NDArray[np.float64]]:
         """Which columns drive the anomaly score: names, and shares of shape (n, columns)."""
+        check_is_fitted(self)
         if not isinstance(self.codec_, TableCodec):
             raise ValueError("pictures have no columns")
         parts = self._surprise_rows(self.encode(X))
