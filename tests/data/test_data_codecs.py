@@ -342,18 +342,20 @@ def test_array_with_constant_and_half_blank_columns() -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(2, 256), st.integers(0, 2**32 - 1))
-def test_pictures_come_back_exactly(levels: int, seed: int) -> None:
+@given(st.integers(2, 256), st.integers(0, 2**32 - 1), st.sampled_from([0.25, 0.5, 1.0]))
+def test_pictures_come_back_exactly(levels: int, seed: int, spread: float) -> None:
     rng = np.random.default_rng(seed)
     pictures = rng.integers(0, levels, (3, 4, 2, 3)).astype(np.uint8)
-    codec = PictureCodec((4, 2, 3), levels)
+    codec = PictureCodec((4, 2, 3), levels, spread)
     for noise in (rng, None):
         x, log_abs_det = codec.encode(pictures, noise)
         assert x.shape == (3, 3, 4, 2)
         assert x.min() >= -1
         assert x.max() <= 1
         np.testing.assert_array_equal(codec.decode(x), pictures)
-        np.testing.assert_allclose(log_abs_det, 24 * np.log(2 / levels))
+        np.testing.assert_allclose(log_abs_det, 24 * np.log(2 * spread / levels))
+        offset = (x.transpose(0, 2, 3, 1) + 1) / 2 * levels - pictures - 0.5
+        assert np.abs(offset).max() <= spread / 2 + 1e-9
 
 
 def test_uniform_density_of_pictures_is_uniform_over_levels() -> None:

@@ -99,7 +99,9 @@ def test_early_stopping_keeps_the_best_weights():
 
 def test_time_limit_is_kept_and_the_rate_lands():
     """A second of training takes about a second, and ends at rate zero."""
-    run = train(Location(), squared_distance, data(), config=config(time_limit=1.0, max_steps=10**9))
+    run = train(
+        Location(), squared_distance, data(), config=config(time_limit=1.0, max_steps=10**9)
+    )
     assert 0.5 < run.seconds < 2.5
     rates = [h["learning_rate"] for h in run.history if "learning_rate" in h]
     assert rates[-1] < 1e-3 * max(rates)
@@ -165,6 +167,15 @@ def test_pictures_are_dequantised_afresh_within_their_grey_level(rng):
     second, _ = rows.batch(torch.arange(6), 0, rng)
     assert not torch.equal(first, second)
     assert torch.equal(((first + 1) / 2 * 17).floor().to(torch.uint8), pictures)
+
+
+def test_dequantisation_noise_covers_the_stated_share_of_a_level(rng):
+    """With spread w the noise is uniform within w/2 of the middle of the cell."""
+    pictures = torch.full((200, 1, 4, 4), 3, dtype=torch.uint8)
+    x, _ = PictureRows(pictures, levels=17, spread=0.5).batch(torch.arange(200), 0, rng)
+    u = (x + 1) / 2 * 17 - 3
+    assert 0.25 - 1e-5 <= float(u.min()) < 0.26
+    assert 0.74 < float(u.max()) <= 0.75 + 1e-5
 
 
 def test_encoded_rows_refresh_by_step_alone():

@@ -192,7 +192,7 @@ def _rows(dataset: Dataset, rows: np.ndarray, codec: Any, config: TrainConfig, s
     data = _take(dataset, rows)
     if isinstance(codec, PictureCodec):
         pictures = torch.from_numpy(np.ascontiguousarray(np.moveaxis(data, 3, 1))).to(device)
-        return PictureRows(pictures, codec.levels, dtype=dtype)
+        return PictureRows(pictures, codec.levels, dtype=dtype, spread=codec.spread)
     first = codec.encode(data, np.random.default_rng([seed, 0]))
     if np.array_equal(first.x, codec.encode(data, np.random.default_rng([seed, 1])).x):
         return TensorRows(torch.as_tensor(first.x, dtype=dtype, device=device))

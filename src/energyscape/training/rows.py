@@ -59,13 +59,15 @@ class TensorRows:
 
 
 class PictureRows:
-    """8-bit pictures, dequantised afresh in every batch: ``(v + u) / levels * 2 - 1``.
+    """Pictures dequantised afresh in every batch: ``(v + u) / levels * 2 - 1``, u about 1/2.
 
     Parameters
     ----------
     pictures : uint8 Tensor of shape (n, channels, height, width)
     levels : int
         Number of grey levels, 256 for 8-bit pictures.
+    spread : float
+        Share of a grey level that the noise covers: ``u ~ U[(1 - spread)/2, (1 + spread)/2)``.
     label : Tensor of shape (n,), optional
     dtype : torch.dtype
     """
@@ -76,9 +78,11 @@ class PictureRows:
         levels: int,
         label: Tensor | None = None,
         dtype: torch.dtype = torch.float32,
+        spread: float = 1.0,
     ) -> None:
         self.pictures = pictures
         self.levels = levels
+        self.spread = spread
         self.label = label
         self.dtype = dtype
 
@@ -91,7 +95,8 @@ class PictureRows:
         """The pictures on [-1, 1] with fresh uniform noise inside each grey level."""
         v = self.pictures[indices].to(self.dtype)
         u = torch.rand(v.shape, generator=rng, dtype=self.dtype, device=v.device)
-        x = v.add_(u).mul_(2 / self.levels).sub_(1)
+        v.add_(u, alpha=self.spread).add_((1 - self.spread) / 2)
+        x = v.mul_(2 / self.levels).sub_(1)
         return x, None if self.label is None else self.label[indices]
 
 
