@@ -52,13 +52,14 @@ class MixtureEnergy(Energy):
     def __init__(self, energies: Sequence[Energy], weights: Sequence[float] | None = None) -> None:
         super().__init__()
         self.energies = nn.ModuleList(energies)
-        w = torch.as_tensor([1.0] * len(energies) if weights is None else list(weights))
+        given = [1.0] * len(energies) if weights is None else list(weights)
+        w = torch.tensor(given, dtype=torch.float64)
         if len(energies) == 0 or w.shape != (len(energies),) or not bool((w > 0).all()):
             raise ValueError(
                 f"a mixture needs one positive weight per energy: got {len(energies)} energies and "
                 f"weights {w.tolist()}"
             )
-        self.register_buffer("log_weights", (w.double() / w.double().sum()).log())
+        self.register_buffer("log_weights", (w / w.sum()).log())
 
     def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         """The mixture's energy, shape (batch,)."""
