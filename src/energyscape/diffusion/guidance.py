@@ -35,7 +35,8 @@ class Guided(Denoiser):
     Raises
     ------
     ValueError
-        If the weight is negative or not finite, a label is negative, or the denoiser takes none.
+        If the weight is negative or not finite, or a label is negative; and when called, if the
+        denoiser takes no labels.
 
     Examples
     --------
@@ -62,9 +63,6 @@ class Guided(Denoiser):
         classes = torch.as_tensor(label)
         if bool((classes < 0).any()):
             raise ValueError("guidance needs a class in each row; -1 stands for no label")
-        network = getattr(denoiser, "network", None)
-        if network is not None and getattr(network, "labels", "unknown") is None:
-            raise ValueError("guidance needs a model trained with labels; this one has none")
         self.denoiser = denoiser
         self.weight = weight
         self.interval = interval

@@ -415,8 +415,8 @@ def clip_denoised(x0_hat: Tensor, clip: Clip) -> Tensor:
 
 
 def denoise_function(denoiser: Denoiser, label: Tensor | None, clip: Clip | None) -> Denoise:
-    """The denoiser with its label and clipping fixed, as the samplers call it."""
+    """The denoiser with its label and clipping fixed, in the dtype of the state."""
     if clip is None:
-        return lambda x, sigma: denoiser(x, sigma, label)
+        return lambda x, sigma: denoiser(x, sigma, label).to(x.dtype)
     rule = clip
-    return lambda x, sigma: clip_denoised(denoiser(x, sigma, label), rule)
+    return lambda x, sigma: clip_denoised(denoiser(x, sigma, label).to(x.dtype), rule)

@@ -1,0 +1,186 @@
+"""Samplers: orders of convergence on a mixture's flow, laws, ladders, clipping."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from energyscape.densities import GaussianMixture
+from energyscape.diffusion import (
+    DDIM,
+    SAMPLERS,
+    Ancestral,
+    DPMpp2M,
+    Euler,
+    EulerMaruyama,
+    Heun,
+    PredictorCorrector,
+    SDEHeun,
+    UniPC,
+    clip_denoised,
+    ladder,
+    sample,
+)
+from energyscape.diffusion.multistep import _weights
+from energyscape.models import FunctionDenoiser
+from energyscape.schedules import EDM
+
+F64 = torch.float64
+MIXTURE = GaussianMixture.isotropic(
+    torch.tensor([[-1.0, 0.5], [1.2, 0.3], [0.0, -1.0]]), [0.4, 0.5, 0.6], [0.3, 0.5, 0.2]
+)
+DENOISER = FunctionDenoiser(MIXTURE.denoise)
+
+
+def _levels(n: int) -> torch.Tensor:
+    return torch.logspace(math.log10(5), math.log10(0.2), n + 1, dtype=F64)
+
+
+@pytest.fixture(scope="module")
+def flow() -> tuple[torch.Tensor, torch.Tensor]:
+    """Starting states and their ends under the flow, by a far finer grid."""
+    rng = torch.Generator().manual_seed(0)
+    x = 5 * torch.randn(32, 2, generator=rng, dtype=F64)
+    return x, sample(DENOISER, x, levels=_levels(1024), sampler=UniPC(3))
+
+
+@pytest.mark.parametrize(
+    "walk, order",
+    [(Euler(), 1), (DDIM(0.0), 1), (Heun(), 2), (DPMpp2M(), 2), (UniPC(1), 2), (UniPC(2), 3)],
+    ids=repr,
+)
+def test_order_of_convergence(walk, order, flow):
+    """Halving the step divides the error by 2^order."""
+    x, end = flow
+    errors = [(sample(DENOISER, x, levels=_levels(n), sampler=walk) - end).norm() for n in (32, 64)]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
+
+
+def test_third_order_unipc_is_more_accurate_than_second(flow):
+    x, end = flow
+    e2, e3 = (
+        (sample(DENOISER, x, levels=_levels(32), sampler=UniPC(p)) - end).norm() for p in (2, 3)
+    )
+    assert e3 < 0.2 * e2
+
+
+def test_unipc_weights_integrate_polynomials():
+    """The weights reproduce the exponential integrals of r, r^2, r^3, for small and large steps."""
+    r = torch.linspace(0, 1, 20001, dtype=F64)
+    for h in (1e-3, 0.3, 1.0, 1.0001, 4.0):
+        nodes = [-1.3, -0.6, 1.0]
+        weights = _weights(nodes, h)
+        for power in (1, 2, 3):
+            exact = float(torch.trapezoid(h * torch.exp(-(1 - r) * h) * r**power, r))
+            got = sum(w * n ** (power - 1) for w, n in zip(weights, nodes, strict=True))
+            assert got == pytest.approx(exact, rel=1e-6)
+
+
+@pytest.mark.parametrize("walk", [DPMpp2M(), UniPC(2), Heun(), Euler()], ids=repr)
+def test_constant_denoiser_is_integrated_exactly_by_all(walk):
+    """For a point mass at c every ODE sampler arrives at c."""
+    point = FunctionDenoiser(lambda x, sigma: torch.full_like(x, 0.3))
+    x = torch.ones(2, 3, dtype=F64)
+    assert torch.allclose(sample(point, x, levels=[3.0, 1.0, 0.1], sampler=walk), 0 * x + 0.3)
+
+
+def test_ddim_equals_euler_and_ancestral_at_its_ends():
+    x = torch.ones(4, 2, dtype=F64)
+    euler, ddim0 = (sample(DENOISER, x, levels=_levels(7), sampler=s) for s in (Euler(), DDIM(0.0)))
+    assert torch.equal(euler, ddim0)
+    a, b = (
+        sample(DENOISER, x, levels=_levels(7), sampler=s, rng=torch.Generator().manual_seed(1))
+        for s in (DDIM(1.0), Ancestral())
+    )
+    assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "walk",
+    [Ancestral(), DDIM(0.5), EulerMaruyama(), SDEHeun(), PredictorCorrector(), Heun(), UniPC()],
+    ids=repr,
+)
+def test_samples_have_the_moments_of_the_mixture(walk):
+    """Mean and covariance of 4,000 draws, at 5 standard errors plus the step's bias of 0.02."""
+    rng = torch.Generator().manual_seed(2)
+    x = sample(DENOISER, (4000, 2), sampler=walk, schedule=EDM(), steps=80, rng=rng, dtype=F64)
+    assert (x.mean(0) - MIXTURE.mean).abs().max() < 5 / math.sqrt(4000) + 0.02
+    assert (x.T.cov() - MIXTURE.covariance).abs().max() < 5 * 1.2 / math.sqrt(4000) + 0.02
+
+
+def test_sde_heun_without_churn_is_heun():
+    x = torch.ones(3, 2, dtype=F64)
+    a = sample(DENOISER, x, levels=_levels(6), sampler=SDEHeun(churn=0.0))
+    assert torch.equal(a, sample(DENOISER, x, levels=_levels(6), sampler="heun"))
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_every_sampler_counts_its_evaluations_and_reports(name):
+    """A contract: any event shape, dtype kept, evaluations as stated, progress to the end."""
+    calls = 0
+
+    def counted(x: torch.Tensor, sigma: object) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return 0.5 * x
+
+    seen: list[tuple[int, int]] = []
+    out = sample(
+        FunctionDenoiser(counted),
+        (2, 3, 4, 4),
+        sampler=name,
+        levels=[4.0, 2.0, 1.0],
+        rng=torch.Generator().manual_seed(0),
+        dtype=torch.float32,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert out.shape == (2, 3, 4, 4)
+    assert out.dtype == torch.float32
+    assert bool(out.isfinite().all())
+    assert calls == SAMPLERS[name]().evaluations(3)
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_samples_are_reproducible_and_need_a_generator():
+    draws = [
+        sample(DENOISER, (3, 2), levels=[5.0, 1.0], rng=torch.Generator().manual_seed(3), dtype=F64)
+        for _ in range(2)
+    ]
+    assert torch.equal(*draws)
+    with pytest.raises(ValueError, match="rng"):
+        sample(DENOISER, (3, 2), levels=[5.0, 1.0])
+    with pytest.raises(ValueError, match="rng"):
+        sample(DENOISER, torch.ones(1, 2), levels=[5.0, 1.0], sampler="ancestral")
+
+
+@pytest.mark.parametrize("bad", [[1.0, 2.0], [1.0, 1.0], [], [0.0], [math.inf, 1.0], [1.0, -1.0]])
+def test_ladders_that_do_not_fall_are_refused(bad):
+    with pytest.raises(ValueError, match="level"):
+        ladder(bad)
+
+
+def test_bad_settings_are_named():
+    with pytest.raises(ValueError, match="either"):
+        ladder()
+    with pytest.raises(ValueError, match="not both"):
+        ladder([1.0], EDM(), 3)
+    with pytest.raises(ValueError, match="unknown sampler 'henu'"):
+        sample(DENOISER, (1, 2), sampler="henu", levels=[1.0])
+    for make in (lambda: DDIM(1.5), lambda: UniPC(4), lambda: PredictorCorrector(snr=0.0)):
+        with pytest.raises(ValueError):
+            make()
+
+
+def test_clipping():
+    """A range, and dynamic thresholding: rows within [-1, 1] stay, others are rescaled to it."""
+    x = torch.tensor([[-3.0, 0.5], [0.2, 0.4]], dtype=F64)
+    assert clip_denoised(x, (0.0, 1.0)).tolist() == [[0.0, 0.5], [0.2, 0.4]]
+    dynamic = clip_denoised(x, "dynamic")
+    assert torch.equal(dynamic[1], x[1])
+    assert float(dynamic[0].abs().max()) == pytest.approx(1.0)
+    end = sample(FunctionDenoiser(lambda x, s: 9 + 0 * x), x, levels=[2.0, 1.0], clip=1.0)
+    assert torch.allclose(end, torch.ones_like(end))
+    with pytest.raises(ValueError, match="low < high"):
+        clip_denoised(x, (1.0, 0.0))
