@@ -18,12 +18,13 @@ F64 = torch.float64
 
 def _random_mixture(dim: int, anisotropic: bool) -> GaussianMixture:
     rng = torch.Generator().manual_seed(dim)
-    means = torch.randn(4, dim, generator=rng, dtype=F64)
+    count = 4 if dim < 64 else 2
+    means = torch.randn(count, dim, generator=rng, dtype=F64)
     if not anisotropic:
         return GaussianMixture.isotropic(means, 0.4)
-    a = 0.5 * torch.randn(4, dim, dim, generator=rng, dtype=F64) / math.sqrt(dim)
+    a = 0.5 * torch.randn(count, dim, dim, generator=rng, dtype=F64) / math.sqrt(dim)
     return GaussianMixture(
-        torch.ones(4), means, a @ a.transpose(1, 2) + 0.02 * torch.eye(dim, dtype=F64)
+        torch.ones(count), means, a @ a.transpose(1, 2) + 0.02 * torch.eye(dim, dtype=F64)
     )
 
 
