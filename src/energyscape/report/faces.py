@@ -1,4 +1,4 @@
-"""The sections that look inside a model: its landscape, its levels of noise, its energies.
+"""The sections that look inside a model: its levels of noise, its energies.
 
 A denoiser is judged at every level by its error against two answers that need no model: the noisy
 point itself, with mean squared error sigma^2 per coordinate, and the mean of the data, with the
@@ -8,64 +8,17 @@ data's variance. The posterior mean is below both.
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from energyscape.families import NoLogDensityError
 from energyscape.models import Denoiser, Energy
 from energyscape.report import plots
 from energyscape.report.sections import Item, Section, Table, number, stretched
-from energyscape.report.subject import Subject, affordable
+from energyscape.report.subject import Subject
 
-__all__ = ["energies", "landscape", "levels"]
-
-
-def landscape(subject: Subject, *, seconds: float = 4.0) -> Section | None:
-    """The log-density over the plane, for two numeric columns; None for other data."""
-    est = subject.estimator
-    if subject.pictures or len(est.schema_) != 2:
-        return None
-    if any(column.kind != "numeric" for column in est.schema_):
-        return None
-    points = _as_points(subject.data)
-    low, high = points.min(0), points.max(0)
-    margin = 0.12 * (high - low)
-    low, high = low - margin, high + margin
-
-    def values(side: int) -> tuple[np.ndarray, np.ndarray, Any]:
-        x, y = (np.linspace(low[i], high[i], side) for i in (0, 1))
-        grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-        return x, y, est.log_density(_like(subject.data, grid))
-
-    try:
-        cells = affordable(lambda n: values(round(n**0.5)), 64, 81 * 81, seconds)
-        x, y, found = values(max(24, int(cells**0.5)))
-    except NoLogDensityError:
-        return None
-    field = np.asarray(found.value, dtype=np.float64).reshape(len(y), len(x))
-    alt = "Log-density over the plane of the two columns, with arrows along its gradient"
-    caption = (
-        f"Log-density ({str(found.kind).replace('_', ' ')}) with its gradient, the score. "
-        "Everything more than 10 nats below the top is equally dark."
-    )
-    markup = plots.landscape(x, y, field, subject.names, alt)
-    return Section("The landscape", "", [Item(markup, caption)], [])
-
-
-def _as_points(rows: Any) -> np.ndarray:
-    return np.asarray(rows if isinstance(rows, np.ndarray) else rows.to_numpy(), dtype=np.float64)
-
-
-def _like(rows: Any, grid: np.ndarray) -> Any:
-    """A grid of points as the kind of `rows`."""
-    if isinstance(rows, np.ndarray):
-        return grid.astype(rows.dtype)
-    import polars as pl
-
-    return pl.DataFrame({name: grid[:, i] for i, name in enumerate(rows.columns)})
+__all__ = ["energies", "levels"]
 
 
 def levels(subject: Subject, *, seed: int = 0) -> Section | None:
@@ -107,9 +60,9 @@ def _denoise(model: Denoiser, x: Tensor, sigma: float) -> Tensor:
 
 
 def _error_by_level(model: Denoiser, x: Tensor, ladder: np.ndarray, rng: torch.Generator) -> Item:
-    x = x[:256]
+    x = x[:200]
     variance = float((x - x.mean(0)).square().mean())
-    shown = _between(ladder, 24)
+    shown = _between(ladder, 16)
     errors = []
     for sigma in shown:
         noisy = x + sigma * torch.randn(x.shape, generator=rng)

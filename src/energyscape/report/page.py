@@ -10,7 +10,7 @@ import jinja2
 
 import energyscape
 from energyscape.families import load
-from energyscape.report import faces, sections
+from energyscape.report import faces, plane, sections
 from energyscape.report.sections import number
 from energyscape.report.subject import Subject, look_at
 
@@ -63,7 +63,7 @@ def render(estimator: Any, name: str, *, seed: int = 0) -> str:
     subject = look_at(estimator, seed=seed)
     found = [
         sections.samples(subject),
-        faces.landscape(subject),
+        plane.landscape(subject),
         sections.training(subject),
         faces.levels(subject),
         faces.energies(subject),
@@ -119,10 +119,11 @@ def _facts(subject: Subject) -> list[Fact]:
     ]
     if validation:
         facts.append(Fact("validation loss", number(float(validation[-1]))))
-    counts = info.get("rows", {})
-    facts += [Fact(f"rows, {part}", f"{n:,}") for part, n in counts.items()]
-    if info.get("stop_reason"):
-        facts.append(Fact("stopped", str(info["stop_reason"])))
+    rows = info["rows"]
+    facts.append(Fact("rows trained on", f"{rows['train']:,}"))
+    facts.append(Fact("rows held out", f"{rows['validation'] + rows['calibration']:,}"))
+    if info.get("stop_reason", "finished") != "finished":
+        facts.append(Fact("stopped early", str(info["stop_reason"])))
     return facts
 
 

@@ -154,13 +154,14 @@ def figure(
             spine.set_color(_INK)
             spine.set_alpha(0.35)
         ax.tick_params(colors=_INK, labelsize=8, length=3)
-        for text in (ax.xaxis.label, ax.yaxis.label, ax.title):
+        for text in (ax.xaxis.label, ax.yaxis.label):
             text.set_color(_INK)
-        ax.xaxis.label.set_size(9)
-        ax.yaxis.label.set_size(9)
-        ax.title.set_size(9.5)
-        ax.title.set_weight("medium")
+            text.set_size(9)
     return fig, axes
+
+
+def _title(ax: Axes, text: str) -> None:
+    ax.set_title(text, loc="left", color=_INK, fontsize=9.5)
 
 
 def svg(fig: Figure, alt: str) -> str:
@@ -172,7 +173,8 @@ def svg(fig: Figure, alt: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
-    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
+    text = re.sub(r"font: (?:(\d+) )?([\d.]+)px [^;\"]*", r"font-size: \2px", text)
     label = html.escape(alt, quote=True)
     head = re.search(r'viewBox="[^"]*"', text)
     box = head[0] if head else ""
@@ -214,7 +216,7 @@ def curves(
             mark = "o" if len(x) < 40 else None
             colour = _colour(name, i)
             ax.plot(x, y, color=colour, lw=1.6, marker=mark, ms=3, label=name)
-        ax.set_title(title, loc="left")
+        _title(ax, title)
         ax.set_xlabel(x_label)
         if log_x:
             ax.set_xscale("log")
@@ -280,10 +282,11 @@ def marginals(data: Mapping[str, Any], samples: Mapping[str, Any], alt: str) -> 
             a, b = a[np.isfinite(a)], b[np.isfinite(b)]
             if len(a) and len(b):
                 whole = a.dtype.kind in "iu" and len(np.unique(a)) <= 24
-                _overlay(ax, {"Data": a, "Samples": b}, len(np.unique(a)) if whole else 30)
+                bins = len(np.unique(a)) if whole else int(np.clip(2 * len(a) ** 0.5, 8, 30))
+                _overlay(ax, {"Data": a, "Samples": b}, bins)
         else:
             _shares(ax, a.astype(str), b.astype(str))
-        ax.set_title(name if len(name) <= 28 else name[:27] + "…", loc="left")
+        _title(ax, name if len(name) <= 28 else name[:27] + "…")
     for ax in axes[len(names) :]:
         ax.set_axis_off()
     handles = [_patch(DATA, 0.55), _patch(SAMPLES, 1.0)]
@@ -322,7 +325,7 @@ def correlations(data: np.ndarray, samples: np.ndarray, labels: Sequence[str], a
     size = 8 if len(labels) <= 20 else 6
     for ax, (title, matrix) in zip(axes, {"Data": data, "Samples": samples}.items(), strict=True):
         image = ax.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
-        ax.set_title(title, loc="left")
+        _title(ax, title)
         ax.set_xticks(range(len(labels)), short, rotation=90, fontsize=size)
         ax.set_yticks(range(len(labels)), short if title == "Data" else [], fontsize=size)
     _colour_bar(fig, image, axes)
@@ -366,8 +369,8 @@ def scatters(
     )
     for ax, (title, xy) in zip(axes, panels, strict=False):
         colour = DATA if title == "Data" else SAMPLES
-        ax.scatter(xy[:, 0], xy[:, 1], s=4, color=colour, alpha=0.6, lw=0, rasterized=True)
-        ax.set_title(title, loc="left")
+        ax.scatter(xy[:, 0], xy[:, 1], s=7, color=colour, alpha=0.6, lw=0, rasterized=True)
+        _title(ax, title)
     for ax in axes[len(panels) :]:
         ax.set_axis_off()
     axes[0].set_xlabel(names[0])

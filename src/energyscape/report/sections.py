@@ -123,25 +123,28 @@ def training(subject: Subject) -> Section | None:
         points = [(h["step"], h[key]) for h in history if h.get(key) is not None]
         return [float(p[0]) for p in points], [float(p[1]) for p in points]
 
+    alt = "Training and validation loss, and the learning rate, against the training step"
+    rate = line("learning_rate")
+    last = [("Learning rate", {"learning rate": rate})] if rate[0] else []
+    if line("energy_gap")[0]:
+        energies = {"Data": line("energy_data"), "chains": line("energy_chains")}
+        panels = [("Energy, nats", energies)]
+        if line("validation_loss")[0]:
+            panels.append(("Validation: denoising loss", {"validation": line("validation_loss")}))
+        caption = (
+            "The gap between the energies is the contrastive loss; its value means little, its "
+            "gradient is that of the likelihood. Held-out rows are judged by a denoising loss."
+        )
+        return Section(
+            "Training", "", [Item(plots.curves(panels + last, "step", alt), caption)], []
+        )
     losses = {"training": line("loss"), "validation": line("validation_loss")}
     losses = {name: xy for name, xy in losses.items() if xy[0]}
-    panels = [("Loss", losses)]
-    rate = line("learning_rate")
-    if rate[0]:
-        panels.append(("Learning rate", {"learning rate": rate}))
-    everything = np.concatenate([np.asarray(y) for _, y in losses.values()] or [np.zeros(1)])
-    log_loss = bool((everything > 0).all() and everything.max() > 20 * everything.min())
-    alt = "Training and validation loss, and the learning rate, against the training step"
-    items = [Item(plots.curves(panels, "step", alt, log_y=(log_loss,)), _verdict(losses))]
-    chains = {
-        key: line(key)
-        for key in ("energy_data", "energy_samples", "energy_gap", "acceptance", "grad_norm")
-        if line(key)[0]
-    }
-    if chains:
-        each = [(key.replace("_", " "), {key: xy}) for key, xy in chains.items()][:3]
-        items.append(Item(plots.curves(each, "step", "What training watched"), "What it watched."))
-    return Section("Training", "", items, [])
+    values = np.concatenate([np.asarray(y) for _, y in losses.values()] or [np.ones(1)])
+    log_loss = bool((values > 0).all() and values.max() > 20 * values.min())
+    panels = [("Loss", losses), *last]
+    markup = plots.curves(panels, "step", alt, log_y=(log_loss,))
+    return Section("Training", "", [Item(markup, _verdict(losses))], [])
 
 
 def _verdict(losses: dict[str, tuple[list[float], list[float]]]) -> str:
@@ -160,7 +163,8 @@ def samples(subject: Subject) -> Section:
     if subject.pictures:
         return _picture_samples(subject)
     names = subject.names
-    data, drawn = columns_of(subject.data, names), columns_of(subject.samples, names)
+    schema = subject.estimator.schema_
+    data, drawn = columns_of(subject.data, schema), columns_of(subject.samples, schema)
     shown = names[:24]
     alt = "Histograms of each column, data and samples over one another"
     items = [
@@ -229,6 +233,7 @@ def stretched(subject: Subject, pictures: np.ndarray) -> np.ndarray:
 
 def _picture_samples(subject: Subject) -> Section:
     count = min(60, len(subject.data), len(subject.samples))
+    count = max(count // 10 * 10, min(count, 10))
     data, drawn = stretched(subject, subject.data), stretched(subject, subject.samples)
     items = [
         Item(plots.picture_html(drawn[:count], 10, f"{count} samples"), "Samples, not chosen."),
@@ -282,6 +287,13 @@ def calibration(subject: Subject, *, seconds: float = 3.0) -> Section:
     return Section("Calibration", text, items, [])
 
 
+def _cells(some: Any, schema: Any) -> dict[str, Any]:
+    """Columns as they are written in the data, by name."""
+    if isinstance(some, np.ndarray):
+        return dict(columns_of(some, schema))
+    return {column.name: some[column.name].to_list() for column in schema.modelled}
+
+
 def rows(subject: Subject, *, seconds: float = 3.0) -> Section:
     """The most and the least anomalous of the held-out rows, and what makes them so."""
     est = subject.estimator
@@ -304,8 +316,8 @@ def rows(subject: Subject, *, seconds: float = 3.0) -> Section:
             )
         ]
         return Section("Most and least typical", text, items, [])
-    names, columns = subject.names, columns_of(some, subject.names)
-    shown = names[:10]
+    shown = subject.names[:10]
+    columns = _cells(some, est.schema_)
     drivers, shares = est.column_contributions(take(some, order[:8]))
     tables = []
     for caption, chosen in (("Most anomalous", order[:8]), ("Most typical", order[::-1][:5])):
@@ -316,7 +328,7 @@ def rows(subject: Subject, *, seconds: float = 3.0) -> Section:
             if causes:
                 top = np.argsort(-shares[j])[:2]
                 cells.append(", ".join(f"{drivers[k]} {shares[j][k]:.0%}" for k in top))
-            body.append(cells + [number(columns[name][i]) for name in shown])
+            body.append(cells + [number(columns[name][int(i)]) for name in shown])
         head = ["anomaly score", "p-value", *(["driven by"] if causes else []), *shown]
         tables.append(Table(head, body, caption))
     return Section("Most and least typical", text, [], tables)

@@ -36,8 +36,8 @@ class Subject(NamedTuple):
 
     @property
     def names(self) -> list[str]:
-        """The columns of a table that samples have."""
-        return [column.name for column in self.estimator.schema_.kept]
+        """The columns of a table that were modelled."""
+        return [column.name for column in self.estimator.schema_.modelled]
 
 
 def affordable(work: Callable[[int], Any], few: int, most: int, seconds: float) -> int:
@@ -57,20 +57,23 @@ def take(rows: Any, index: Any) -> Any:
     return rows[np.asarray(index)]
 
 
-def columns_of(rows: Any, names: list[str]) -> dict[str, np.ndarray]:
-    """A table's columns as arrays, from a polars frame or a 2-D array."""
+def columns_of(rows: Any, schema: Any) -> dict[str, np.ndarray]:
+    """The modelled columns as arrays: numbers, dates as decimal years, everything else as words."""
+    modelled = [(i, c) for i, c in enumerate(schema.kept) if c.modelled]
     if isinstance(rows, np.ndarray):
-        return {name: rows[:, i] for i, name in enumerate(names)}
-    return {name: _plain(rows[name]) for name in names if name in rows.columns}
+        return {column.name: rows[:, i] for i, column in modelled}
+    return {column.name: _plain(rows[column.name], column.format) for _, column in modelled}
 
 
-def _plain(column: Any) -> np.ndarray:
-    """Numbers as numbers, dates as numbers of days, everything else as words."""
+def _plain(column: Any, format: str) -> np.ndarray:
     import polars as pl
 
+    if format and column.dtype == pl.String:
+        column = column.str.to_datetime(format, strict=False)
     kind = column.dtype
     if kind.is_temporal():
-        return np.asarray(column.cast(pl.Datetime("us")).dt.epoch("s").cast(pl.Float64)) / 86400
+        seconds = column.cast(pl.Datetime("us")).dt.epoch("s").cast(pl.Float64).to_numpy()
+        return np.asarray(1970 + seconds / 31_556_952)
     if kind.is_numeric():
         whole = kind.is_integer() and column.null_count() == 0
         return np.asarray(column.cast(pl.Int64 if whole else pl.Float64).to_numpy())
