@@ -47,7 +47,10 @@ def refused(cli: Callable[..., Ended]) -> Callable[..., str]:
     return call
 
 
-FEW = ("--set", "max_steps=20", "--set", "batch_size=32", "--set", "width=16", "--quiet")
+FEW = (
+    *("--set", "max_steps=20", "--set", "batch_size=32"),
+    *("--set", "width=16", "--set", "blocks=1", "--quiet"),
+)
 
 
 def write_people(path: Path, rows: int = 160, seed: int = 0) -> Path:

@@ -20,6 +20,15 @@ from conftest import FEW, write_people
 from energyscape import detection
 
 
+@pytest.fixture
+def small_forests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two-sample test with little work: what it finds is tested with the metrics."""
+    from energyscape import metrics
+
+    small = functools.partial(metrics.two_sample_accuracy, num_trees=10, folds=2)
+    monkeypatch.setattr(metrics, "two_sample_accuracy", small)
+
+
 def test_inspect_says_what_happens_to_every_column(cli, people, tmp_path) -> None:  # type: ignore[no-untyped-def]
     ended = cli("inspect", people, "--out", tmp_path / "schema.toml")
     assert ended.code == 0
@@ -187,15 +196,39 @@ def test_columns_may_be_reordered_or_added_and_new_categories_are_named(  # type
     assert pl.read_csv(tmp_path / "one-score.csv").height == 1
 
 
-def test_a_family_without_log_density_says_so(cli, score_run, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_family_without_normalised_density_says_so(cli, score_run, tmp_path) -> None:  # type: ignore[no-untyped-def]
     ended = cli("score", score_run, "two-moons", "--out", tmp_path / "s.csv")
     assert ended.code == 0
     frame = pl.read_csv(tmp_path / "s.csv")
     assert "anomaly_score" in frame.columns
     assert "p_value" not in frame.columns
     assert "calibration_fraction" in ended.err
-    if "log_prob" not in frame.columns:
-        assert "no log_prob column" in ended.err
+    assert set(frame["kind"]) == {"unnormalised"}
+    assert "log_prob is unnormalised" in ended.err
+
+
+def test_a_model_without_log_density_gets_no_column(cli, score_run, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    from energyscape.families import NoLogDensityError, ScoreModel
+
+    def none(self: ScoreModel, X: object) -> None:
+        raise NoLogDensityError("use edm")
+
+    monkeypatch.setattr(ScoreModel, "log_density", none)
+    ended = cli("score", score_run, "two-moons", "--out", tmp_path / "s.csv")
+    assert ended.code == 0
+    assert "no log_prob column: use edm" in ended.err
+    assert pl.read_csv(tmp_path / "s.csv").columns == ["row", "anomaly_score", "top_columns"]
+
+
+@pytest.mark.usefixtures("small_forests")
+def test_evaluate_an_unnormalised_model(cli, score_run, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """The file has no calibration rows, and validation rows are the held-out ones."""
+    words = ["two-moons", "--rows", 40, "--out", tmp_path / "q.json", "--quiet"]
+    assert cli("evaluate", score_run, *words) == (0, "", "")
+    result = json.loads((tmp_path / "q.json").read_text())
+    assert result["rows"] == 40
+    assert result["measures"]["log_prob"]["stderr"] > 0
+    assert any("unnormalised" in line for line in result["notes"])
 
 
 def test_folders_of_pictures_are_scored_by_file_name(cli, digits_run, tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -211,15 +244,6 @@ def test_folders_of_pictures_are_scored_by_file_name(cli, digits_run, tmp_path) 
     frame = pl.read_csv(tmp_path / "s.csv")
     assert frame["file"].to_list() == ["a.png", "deep/b.png"]
     assert frame["log_prob"].is_finite().all()
-
-
-@pytest.fixture
-def small_forests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The two-sample test with little work: what it finds is tested with the metrics."""
-    from energyscape import metrics
-
-    small = functools.partial(metrics.two_sample_accuracy, num_trees=10, folds=2)
-    monkeypatch.setattr(metrics, "two_sample_accuracy", small)
 
 
 @pytest.mark.usefixtures("small_forests")
@@ -285,7 +309,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(cli, tmp_path) -> None:  # type: ignor
     """The command printed after Ctrl-C, run as it is, finishes the run."""
     out = tmp_path / "my run"
     words = ["fit", "rings", "--out", str(out), "--seed", "1", "--set", "width=16", "--quiet"]
-    words += ["--set", "max_steps=600", "--overwrite"]
+    words += ["--set", "max_steps=400", "--set", "blocks=1", "--overwrite"]
     command = [sys.executable, "-m", "energyscape", *words]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not _steps(out):
@@ -299,7 +323,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(cli, tmp_path) -> None:  # type: ignor
     assert go_on[0] == "energyscape"
     assert go_on[1:] == [*words[:-1], "--resume"]
     assert cli(*go_on[1:]).code == 0
-    assert json.loads((out / "manifest.json").read_text())["steps"] == 600
+    assert json.loads((out / "manifest.json").read_text())["steps"] == 400
 
 
 def _steps(out: Path) -> int:

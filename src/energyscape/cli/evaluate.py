@@ -23,7 +23,7 @@ from energyscape.cli.options import (
     nearest,
     refuse_existing,
 )
-from energyscape.cli.runs import chunks, open_run, read_for, rows_of
+from energyscape.cli.runs import UNNORMALISED, chunks, open_run, read_for, rows_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -230,12 +230,16 @@ def _likelihood(
         said.append(f"no log-probability: {error}")
         return []
     mean = mean_with_error(np.concatenate(values))
-    # the estimator's own noise is independent of which rows were drawn
-    own = float(np.sqrt(np.mean(np.concatenate(errors) ** 2) / len(dataset)))
+    if kind == "unnormalised":
+        said.append(UNNORMALISED)
+    # the estimator's own noise is independent of which rows were drawn; an unknown error (NaN)
+    # concerns a constant that all rows share
+    noise = np.nan_to_num(np.concatenate(errors))
+    own = float(np.sqrt(np.mean(noise**2) / len(dataset)))
     lines = [
         Measure("log_prob", mean.value, math.hypot(mean.stderr, own), detail=f"nats a row, {kind}")
     ]
-    if estimator.data_kind_ == "pictures":
+    if estimator.data_kind_ == "pictures" and kind != "unnormalised":
         scale = -1.0 / (math.log(2.0) * math.prod(estimator.codec_.event_shape))
         bits, error_of_bits = mean.value * scale, -lines[0].stderr * scale  # type: ignore[operator]
         lines.append(

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from energyscape.data import Dataset
     from energyscape.families import DensityEstimator
 
-__all__ = ["Reading", "chunks", "open_run", "read_for", "rows_of"]
+UNNORMALISED = (
+    "log_prob is unnormalised: it ranks the rows of this run, and says nothing in nats or beside "
+    "another run's"
+)
+__all__ = ["UNNORMALISED", "Reading", "chunks", "open_run", "read_for", "rows_of"]
 
 
 class Reading(NamedTuple):

@@ -10,7 +10,7 @@ import typer
 from energyscape.cli.console import Bar, note, notes, tell
 from energyscape.cli.failures import BadInput
 from energyscape.cli.options import Data, Device, Overwrite, Quiet, Run, Seed, refuse_existing
-from energyscape.cli.runs import Reading, chunks, open_run, read_for
+from energyscape.cli.runs import UNNORMALISED, Reading, chunks, open_run, read_for
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,6 +86,8 @@ def _log_density(
     except NoLogDensityError as error:
         note(f"no log_prob column: {error}", quiet=quiet)
         return {}
+    if "unnormalised" in kinds:
+        note(UNNORMALISED, quiet=quiet)
     return {"log_prob": np.concatenate(values), "kind": kinds, "stderr": np.concatenate(errors)}
 
 
