@@ -128,9 +128,10 @@ def _facts(subject: Subject) -> list[Fact]:
 
 
 def _duration(seconds: float) -> str:
-    """
+    """A time as people say it.
+
     >>> _duration(12.34), _duration(125.0), _duration(7300.0)
-    ('12.3 s', '2 min 5 s', '2 h 2 min')
+    ('12.3 s', '2 min 5 s', '2 h 1 min')
     """
     if seconds < 60:
         return f"{seconds:.1f} s"

@@ -1,0 +1,177 @@
+"""The page of a fitted model: whole, self-contained, and honest about what it shows.
+
+A tiny run of each face is fitted once; what is tested is the page, not the model.
+"""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from energyscape.densities import GaussianMixture
+from energyscape.families import DDPM, EBM, EDM
+from energyscape.report import build, plane
+from energyscape.report.page import render
+from energyscape.report.subject import affordable, columns_of, look_at
+
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+SMALL: dict[str, Any] = {"max_steps": 6, "width": 16, "blocks": 1, "random_state": 0}
+
+
+class Balanced(HTMLParser):
+    """Fails on a tag that is closed without being open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "img":
+            self.images.append(dict(attrs))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open[-1:] == [tag], f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+
+def table() -> pl.DataFrame:
+    rng = np.random.default_rng(0)
+    return pl.DataFrame(
+        {
+            "weight <kg>": rng.normal(70, 10, 120),
+            "children": rng.integers(0, 5, 120),
+            "town": rng.choice(["Ulm & Neu-Ulm", "Bonn"], 120),
+            "since": [f"20{i % 20 + 10}-03-{i % 27 + 1:02d}" for i in range(120)],
+            "planet": ["Earth"] * 120,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted() -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 17, (60, 8, 8), dtype=np.uint8)
+    plane_points = rng.normal(size=(120, 2))
+    return {
+        "table": EDM(**SMALL).fit(table()),
+        "pictures": EDM(**SMALL).fit(pictures),
+        "plane": DDPM(**SMALL).fit(plane_points),
+        "energy": EBM(chain_steps=2, **SMALL).fit(plane_points),
+    }
+
+
+@pytest.fixture(scope="module")
+def pages(fitted: dict[str, Any]) -> dict[str, str]:
+    return {name: render(model, f"run <{name}>") for name, model in fitted.items()}
+
+
+@pytest.mark.parametrize("name", ["table", "pictures", "plane", "energy"])
+def test_a_page_is_whole_and_needs_nothing_but_itself(pages: dict[str, str], name: str) -> None:
+    text = pages[name]
+    parser = Balanced()
+    parser.feed(text)
+    assert not parser.open
+    assert all(image["alt"] for image in parser.images)
+    assert "<script" not in text
+    assert f"run &lt;{name}&gt;" in text
+    assert not re.findall(r"(?:src|href)=\"(?!data:|#)[^\"]*\"", text)
+    assert len(text) < 3_000_000
+
+
+def sections_of(text: str) -> list[str]:
+    return re.findall(r"<h2[^>]*>([^<]*)</h2>", text)
+
+
+def test_each_face_shows_what_it_has(pages: dict[str, str]) -> None:
+    both = {"Samples beside data", "Training", "Calibration", "Most and least typical"}
+    for text in pages.values():
+        assert both <= set(sections_of(text))
+    assert "Levels of noise" in sections_of(pages["table"])
+    assert "The landscape" not in sections_of(pages["table"])
+    assert "From noise to pictures" in pages["pictures"]
+    assert {"The landscape", "Levels of noise"} <= set(sections_of(pages["plane"]))
+    assert {"The landscape", "Energies and chains"} <= set(sections_of(pages["energy"]))
+    assert "Levels of noise" not in sections_of(pages["energy"])
+
+
+def test_names_from_the_data_are_escaped(pages: dict[str, str]) -> None:
+    assert "weight <kg>" not in pages["table"]
+    assert "weight &lt;kg&gt;" in pages["table"]
+    assert "Ulm &amp; Neu-Ulm" in pages["table"]
+
+
+def test_settings_that_differ_come_with_their_default(pages: dict[str, str]) -> None:
+    assert "<td>max_steps</td><td>6</td><td>4,000</td>" in pages["table"].replace("\n", "")
+
+
+def test_data_and_samples_are_shown_with_their_encoding(fitted: dict[str, Any]) -> None:
+    subject = look_at(fitted["table"])
+    assert len(subject.data) == len(subject.data_x) == 12
+    assert len(subject.samples) == len(subject.samples_x)
+    assert subject.names == ["weight <kg>", "children", "town", "since"]
+    columns = columns_of(subject.data, fitted["table"].schema_)
+    assert columns["children"].dtype.kind in "iu"
+    assert columns["town"].dtype.kind == "U"
+    assert columns["since"].min() >= 2010
+    assert columns["since"].max() < 2031
+
+
+def test_build_writes_into_the_run_or_where_it_is_told(
+    fitted: dict[str, Any], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    fitted["plane"].save(run)
+    assert build(run) == run / "report.html"
+    assert (run / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert [p.name for p in run.iterdir() if p.name.startswith(".")] == []
+    with pytest.raises(ValueError, match="there is no folder"):
+        build(run, tmp_path / "nowhere" / "page.html")
+
+
+def test_a_run_without_calibration_rows_says_so() -> None:
+    model = EDM(calibration_fraction=0, **SMALL).fit(np.random.default_rng(0).normal(size=(50, 2)))
+    with pytest.raises(ValueError, match="calibration_fraction > 0"):
+        render(model, "run")
+
+
+def test_the_potential_of_a_blurred_mixture_is_its_log_density() -> None:
+    """The score of a closed form, integrated over the plane, gives its log-density back."""
+    p = GaussianMixture.isotropic(torch.tensor([[-1.0, 0.0], [1.0, 0.5]]), 0.4, [0.3, 0.7])
+    axis = np.linspace(-2.5, 2.5, 81)
+    grid = torch.as_tensor(np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2))
+    field = p.score(grid, 0.2).numpy().reshape(81, 81, 2)
+    step = float(axis[1] - axis[0])
+    found = plane.integrate(field, step, step)
+    truth = p.log_prob(grid, 0.2).numpy().reshape(81, 81)
+    error = found.value - truth
+    near = truth > truth.max() - 10
+    assert np.ptp(error[near]) < 0.05
+    assert found.left_over < 0.01
+
+
+def test_a_field_that_turns_is_told_from_a_gradient() -> None:
+    axis = np.linspace(-1, 1, 21)
+    x, y = np.meshgrid(axis, axis)
+    found = plane.integrate(np.stack([-y, x], axis=-1), 0.1, 0.1)
+    assert found.left_over > 0.9
+
+
+def test_work_is_cut_to_the_time_there_is() -> None:
+    done: list[int] = []
+    assert affordable(done.append, 16, 400, 1e9) == 400
+    assert affordable(done.append, 16, 400, 0.0) == 16
+    assert affordable(done.append, 16, 5, 1.0) == 5
+    assert done == [16, 16, 5]
