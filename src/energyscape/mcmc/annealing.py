@@ -264,7 +264,8 @@ def annealed_langevin(
         End with ``x + sigma_L^2 score(x, sigma_L)``.
     known : (mask, values), optional
         In-painting: where the boolean mask (broadcast over chains) is true, x is `values`, noised to
-        each level, and exact at the end.
+        each level, and exact at the end. The conditional law is met as the steps per level grow; with
+        few, the last levels are too short-sighted to mend what the first ones left.
     box : (low, high), optional
         Reflect at its walls.
     on_level : callable, optional

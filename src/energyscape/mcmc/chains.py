@@ -272,31 +272,28 @@ def _run(
 
 def _warn(chains: Chains, x0: Tensor, num_steps: int) -> None:
     """Say by name what a reader of the draws must know."""
-    name = type(chains.kernel).__name__
-    info = chains.info
-    if info.acceptance is not None and not bool((info.acceptance > 1e-8).any()):
+    name, info = type(chains.kernel).__name__, chains.info
+    count = x0.shape[0]
+    stuck = int((info.diverged.sum(0) > num_steps // 2).sum())
+    start = float(x0.abs().nan_to_num(0.0, 0.0, 0.0).max())
+    reach = float(chains.x.abs().nan_to_num(0.0).max())
+    message = None
+    if info.acceptance is None and stuck:
+        message = (
+            f"{name} diverged in {stuck} of {count} chains (numbers that are not finite; they stopped "
+            "where they were): give a smaller step, or check that the energy grows at infinity"
+        )
+    elif info.acceptance is not None and not bool((info.acceptance > 1e-8).any()):
         size = getattr(chains.kernel, "step_size", None)
-        told = "" if size is None else f" with step_size {size if isinstance(size, float) else '?'}"
-        warnings.warn(
-            f"{name} accepted nothing in {num_steps} steps of {x0.shape[0]} chains{told}: the draws "
-            "are the starting points; give a smaller step or a warm-up that finds one",
-            ChainWarning,
-            stacklevel=3,
+        told = f" with step_size {size:.3g}" if isinstance(size, float) else ""
+        message = (
+            f"{name} accepted nothing in {num_steps} steps of {count} chains{told}: the draws are the "
+            "starting points; give a smaller step or a warm-up that finds one"
         )
-    bad = info.diverged.sum(0) > num_steps // 2
-    if info.acceptance is None and bool(bad.any()):
-        warnings.warn(
-            f"{name} diverged in {int(bad.sum())} of {x0.shape[0]} chains (numbers that are not "
-            "finite; they stopped where they were): give a smaller step, or check that the energy "
-            "grows at infinity",
-            ChainWarning,
-            stacklevel=3,
-        )
-    reach = float(chains.x.abs().max())
-    if reach > 1e6 * (1.0 + float(x0.abs().nan_to_num(0.0, 0.0, 0.0).max())):
-        warnings.warn(
+    elif reach > 1e6 * (1.0 + start):
+        message = (
             f"{name} ran off to |x| = {reach:.1e}: the energy seems unbounded below, so that exp(-E) "
-            "has no integral; confine it, or take a smaller step",
-            ChainWarning,
-            stacklevel=3,
+            "has no integral; confine it, or take a smaller step"
         )
+    if message is not None:
+        warnings.warn(message, ChainWarning, stacklevel=3)

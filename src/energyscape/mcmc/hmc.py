@@ -164,7 +164,8 @@ class HMC:
         """Accept or reject the end of each chain's trajectory."""
         log_ratio = trajectory.log_ratio
         state, info = accept(state, trajectory.end, log_ratio, exponential, self.box)
-        diverged = ~(log_ratio > -DIVERGENCE)
+        assert info.diverged is not None
+        diverged = info.diverged | (log_ratio < -DIVERGENCE)
         return state, Info(info.acceptance, info.accepted, diverged)
 
     def step(self, state: State, target: Target, noise: HMCNoise) -> tuple[State, Info]:

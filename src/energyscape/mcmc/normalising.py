@@ -35,8 +35,6 @@ from energyscape.targets import Target
 
 __all__ = ["LogZ", "ais"]
 
-MAX_RUNGS = 2000
-
 
 @dataclass(frozen=True, eq=False)
 class LogZ:
@@ -89,6 +87,7 @@ def ais(
     ess_drop: float = 0.02,
     resample_below: float = 0.0,
     pilot_chains: int = 256,
+    max_rungs: int = 500,
 ) -> LogZ:
     """Bounds on the normalising constant of a target.
 
@@ -122,8 +121,7 @@ def ais(
     ------
     ValueError
         For a base that cannot be sampled, is improper or is not finite; a target that knows only its
-        score; a ladder that would take more than 2,000 rungs, as it does when the energy is unbounded
-        below.
+        score; a ladder of more than `max_rungs` rungs (an energy that is unbounded below).
 
     References
     ----------
@@ -156,7 +154,14 @@ def ais(
         raise ValueError("log Z needs a log-density, and this target knows only its score")
     start: Any = MALA(float(first.var(0).mean()) * first[0].numel() ** (-1 / 3))
     ladder, kernels = _pilot(
-        target, base, first, kernel if kernel is not None else start, betas, ess_drop, rng
+        target,
+        base,
+        first,
+        kernel if kernel is not None else start,
+        betas,
+        ess_drop,
+        max_rungs,
+        rng,
     )
     path = [GeometricPath(base, target, b) for b in ladder]
     forward_w, islands = _forward(path, kernels, steps_per_level, num_chains, resample_below, rng)
@@ -182,6 +187,7 @@ def _pilot(
     kernel: Any,
     betas: Sequence[float] | None,
     ess_drop: float,
+    max_rungs: int,
     rng: torch.Generator,
 ) -> tuple[list[float], list[Kernel]]:
     """The ladder and one frozen kernel a rung."""
@@ -210,9 +216,9 @@ def _pilot(
         x = state.x
         ladder.append(beta)
         kernels.append(kernel)
-        if len(ladder) > MAX_RUNGS:
+        if len(ladder) > max_rungs:
             raise ValueError(
-                f"the ladder reached {MAX_RUNGS} rungs at beta {beta:.2g}: the energy may be unbounded "
+                f"the ladder reached {max_rungs} rungs at beta {beta:.2g}: the energy may be unbounded "
                 "below, or the base too far from the target; confine the energy or fit the base"
             )
     return ladder, kernels

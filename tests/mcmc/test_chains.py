@@ -1,0 +1,158 @@
+"""Runs of many chains: repeatable, adapted only in warm-up, and honest in their verdicts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from energyscape.densities import GaussianMixture
+from energyscape.mcmc import (
+    HMC,
+    MALA,
+    ULA,
+    ChainWarning,
+    DualAveraging,
+    RandomWalk,
+    diagnostics,
+    run_chains,
+)
+from energyscape.targets import FunctionTarget, ScoreTarget
+
+
+def normal(dim: int = 2, scale: float = 1.0) -> GaussianMixture:
+    return GaussianMixture.isotropic(torch.zeros(1, dim), scale)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_a_run_is_a_function_of_its_generator() -> None:
+    p, x0 = normal().at(0.0), torch.zeros(3, 2, dtype=torch.float64)
+    first, second = (run_chains(MALA(0.3), p, x0, 100, warmup=30, rng=generator()) for _ in "ab")
+    assert torch.equal(first.draws, second.draws)
+    last = run_chains(MALA(0.3), p, x0, 100, warmup=30, rng=generator(), keep="last")
+    assert torch.equal(last.x, first.x)
+    assert last.draws.shape == (1, 3, 2)
+    assert last.info.acceptance is not None
+    assert first.info.acceptance is not None
+    assert torch.allclose(last.info.acceptance[0], first.info.acceptance.mean(0))
+
+
+def test_thinning_keeps_every_nth_draw_with_its_log_density() -> None:
+    p, x0 = normal().at(0.0), torch.zeros(3, 2, dtype=torch.float64)
+    every = run_chains(MALA(0.3), p, x0, 60, rng=generator())
+    thin = run_chains(MALA(0.3), p, x0, 60, thin=5, rng=generator())
+    assert torch.equal(thin.draws, every.draws[4::5])
+    assert thin.log_prob is not None
+    assert torch.allclose(thin.log_prob[-1], p.value(thin.x))
+    assert thin.info.diverged.shape == (12, 3)
+    with pytest.raises(ValueError, match="multiple of thin"):
+        run_chains(MALA(0.3), p, x0, 61, thin=5, rng=generator())
+
+
+@pytest.mark.parametrize(
+    ("kernel", "wanted"),
+    [(RandomWalk(5.0), 0.234), (MALA(1e-3), 0.574), (HMC(3.0, 5), 0.7)],
+)
+def test_warm_up_reaches_the_wanted_acceptance_from_a_bad_start(
+    kernel: RandomWalk | MALA | HMC, wanted: float
+) -> None:
+    p = normal(5, 0.3)
+    x0 = p.sample(40, generator(1))
+    chains = run_chains(kernel, p.at(0.0), x0, 100, warmup=400, rng=generator())
+    assert chains.info.acceptance is not None
+    assert abs(float(chains.info.acceptance.mean()) - wanted) < 0.1
+    tuned = chains.kernel
+    frozen = run_chains(tuned, p.at(0.0), x0, 5, warmup=5, adapt=False, rng=generator())
+    assert frozen.kernel is tuned
+
+
+def test_a_diverged_chain_is_left_out_of_adaptation() -> None:
+    p = normal(2).at(0.0)
+    x0 = torch.randn(20, 2, generator=generator(), dtype=torch.float64)
+    bad = x0.clone()
+    bad[:10] = float("nan")
+    sizes = [
+        run_chains(MALA(0.1), p, x, 1, warmup=300, rng=generator()).kernel.step_size
+        for x in (x0, bad)
+    ]
+    assert abs(sizes[1] / sizes[0] - 1) < 0.2
+
+
+def test_chees_lengthens_the_trajectory_where_the_target_is_long() -> None:
+    """A Gaussian of standard deviations 1 and 10 wants trajectories of about its longest scale."""
+    covariance = torch.diag(torch.tensor([1.0, 100.0]))[None]
+    p = GaussianMixture([1.0], torch.zeros(1, 2), covariance)
+    x0 = p.sample(64, generator(1))
+    kernel = HMC(0.5, trajectory_length=0.5)
+    chains = run_chains(kernel, p.at(0.0), x0, 100, warmup=250, rng=generator())
+    assert 4.0 < chains.kernel.trajectory_length < 60.0
+    assert chains.diagnostics.rhat < 1.02
+
+
+def test_dual_averaging_finds_the_step_of_a_known_curve() -> None:
+    averaging = DualAveraging(1e-4, target=0.6)
+    for _ in range(2000):
+        averaging.update(1.0 / (1.0 + averaging.step_size))
+    assert abs(averaging.averaged - 2 / 3) < 0.05
+
+
+def test_verdicts_say_what_is_wrong() -> None:
+    p = GaussianMixture.isotropic(torch.tensor([[-20.0], [20.0]]), 1.0)
+    x0 = torch.tensor([[-20.0], [-20.0], [20.0], [20.0]], dtype=torch.float64)
+    chains = run_chains(MALA(0.8), p.at(0.0), x0, 500, rng=generator())
+    assert chains.diagnostics.rhat > 1.5
+    assert chains.diagnostics.verdict.startswith("chains have not mixed: R-hat")
+    more = diagnostics(chains.draws, modes=torch.tensor([[-20.0], [20.0], [90.0]]))
+    assert "4 of 4 chains never left one mode" in more.verdict
+    assert "1 of 3 modes never visited" in more.verdict
+    still = diagnostics(x0.expand(50, -1, -1))
+    assert "4 of 4 chains never moved" in still.verdict
+
+
+def test_ess_of_independent_and_correlated_draws() -> None:
+    draws = torch.randn(1000, 4, 3, generator=generator(), dtype=torch.float64)
+    assert 3000 < diagnostics(draws).ess_bulk < 5000
+    # An AR(1) chain of correlation r is worth (1 - r) / (1 + r) of its length: a third at 1/2.
+    walk = [draws[0]]
+    for eps in draws[1:]:
+        walk.append(0.5 * walk[-1] + 0.75**0.5 * eps)
+    assert abs(diagnostics(torch.stack(walk)).ess_bulk / 4000 - 1 / 3) < 0.08
+    pictures = torch.randn(20, 2, 1, 40, 40, generator=generator())
+    assert diagnostics(pictures).rhat_each.shape == (256,)
+    with pytest.raises(ValueError, match="n, chains"):
+        diagnostics(torch.zeros(3))
+
+
+def test_runs_that_should_not_be_trusted_are_told_by_name() -> None:
+    x0 = torch.ones(4, 2, dtype=torch.float64)
+    with pytest.warns(ChainWarning, match="MALA accepted nothing in 50 steps of 4 chains"):
+        run_chains(MALA(1e6), normal().at(0.0), x0, 50, rng=generator())
+    hole = FunctionTarget(lambda x: 0.5 * x.square().sum(1))
+    with pytest.warns(ChainWarning, match="unbounded below"):
+        run_chains(RandomWalk(1e5), hole, x0, 200, rng=generator())
+    with pytest.warns(ChainWarning, match="ULA diverged in 4 of 4 chains"):
+        run_chains(ULA(3.0), ScoreTarget(lambda x: -(x**3)), 10 * x0, 50, rng=generator())
+
+
+def test_progress_counts_every_step() -> None:
+    seen: list[tuple[int, int]] = []
+    x0 = torch.zeros(2, 2)
+    run_chains(
+        ULA(0.1),
+        ScoreTarget(lambda x: -x),
+        x0,
+        150,
+        warmup=20,
+        rng=generator(),
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen[-1] == (170, 170)
+
+
+def test_pictures_keep_their_shape() -> None:
+    target = FunctionTarget(lambda x: -0.5 * x.square().flatten(1).sum(1))
+    x0 = torch.zeros(3, 1, 4, 4)
+    for kernel in (RandomWalk(0.3), MALA(0.3), HMC(0.3, 2), ULA(torch.tensor([0.1, 0.2, 0.3]))):
+        assert run_chains(kernel, target, x0, 4, rng=generator()).draws.shape == (4, 3, 1, 4, 4)

@@ -1,0 +1,149 @@
+"""log Z against closed forms: bounds on both sides, and refusals of what has none.
+
+The bounds are moved outwards by two standard errors each; over the fixed seeds here they hold.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from energyscape.densities import GaussianMixture
+from energyscape.mcmc import HMC, GaussianBase, GeometricPath, Tempered, ais
+from energyscape.mcmc.normalising import _bennett
+from energyscape.targets import FunctionTarget, ScoreTarget
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class Shifted:
+    def __init__(self, mixture: GaussianMixture, log_z: float) -> None:
+        self.mixture, self.log_z = mixture, log_z
+
+    def value(self, x: Tensor) -> Tensor:
+        return self.mixture.log_prob(x) + self.log_z
+
+    def value_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        value, score = self.mixture.value_and_score(x)
+        return value + self.log_z, score
+
+
+def triangle(dim: int) -> GaussianMixture:
+    means = torch.zeros(3, dim, dtype=torch.float64)
+    means[1, 0] = 4.0
+    means[2, 0], means[2, 1] = 2.0, 12.0**0.5
+    return GaussianMixture.isotropic(means, 1.0)
+
+
+@pytest.mark.parametrize("dim", [2, 8])
+def test_bounds_bracket_a_mixture_whose_constant_is_known(dim: int) -> None:
+    rng, p = generator(1), triangle(dim)
+    base = GaussianBase.fit(p.sample(4000, rng))
+    found = ais(Shifted(p, 7.5), base, rng=rng, samples=p.sample(800, rng), num_chains=800)
+    assert found.upper is not None
+    assert found.gap is not None
+    assert found.lower <= 7.5 <= found.upper
+    assert found.gap < 0.15
+    assert abs(found.estimate - 7.5) < 4 * found.stderr
+    assert found.trustworthy
+
+
+@pytest.mark.parametrize("resample_below", [0.0, 0.5])
+def test_a_gaussian_with_hmc_and_resampling(resample_below: float) -> None:
+    variance = torch.tensor([0.2, 1.0, 3.0], dtype=torch.float64)
+    target = FunctionTarget(lambda x: -0.5 * (x.square() / variance).sum(1))
+    truth = 0.5 * float((2 * math.pi * variance).log().sum())
+    base = GaussianBase(torch.zeros(3, dtype=torch.float64), 4 * torch.eye(3).double())
+    found = ais(
+        target,
+        base,
+        rng=generator(),
+        kernel=HMC(0.3, 3),
+        num_chains=640,
+        steps_per_level=2,
+        resample_below=resample_below,
+    )
+    assert abs(found.estimate - truth) < 0.15
+    assert found.upper is None
+    assert found.lower < found.estimate
+
+
+def test_a_base_that_is_the_target_gives_the_constant_exactly() -> None:
+    mean, covariance = torch.tensor([1.0, -1.0]).double(), torch.tensor([[2.0, 0.5], [0.5, 1.0]])
+    base = GaussianBase(mean, covariance.double())
+
+    class Plus:
+        def value(self, x: Tensor) -> Tensor:
+            return base.value(x) + 3.0
+
+        def value_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            value, score = base.value_and_score(x)
+            return value + 3.0, score
+
+    found = ais(Plus(), base, rng=generator(), samples=base.sample(50, generator(1)), num_chains=50)
+    assert found.lower == pytest.approx(3.0)
+    assert found.upper == pytest.approx(3.0)
+    assert found.betas == (0.0, 1.0)
+
+
+def test_jensen_puts_few_chains_below() -> None:
+    """E[log Zhat] <= log Z: the mean over many small runs lies below, that of reverse ones above."""
+    torch_rng = generator(3)
+    log_w = torch.randn(400, 5, generator=torch_rng, dtype=torch.float64) - 0.5  # mean weight is 1
+    forward = (torch.logsumexp(log_w, 1) - math.log(5)).mean()
+    assert float(forward) < -0.05
+
+
+def test_bennett_joins_both_directions() -> None:
+    """Forward log-weights N(c - s^2/2, s^2) and reverse N(c + s^2/2, s^2) belong to log Z = c."""
+    rng, s = generator(), 1.0
+    forward = 2.0 - s**2 / 2 + s * torch.randn(20_000, generator=rng, dtype=torch.float64)
+    reverse = 2.0 + s**2 / 2 + s * torch.randn(10_000, generator=rng, dtype=torch.float64)
+    estimate, stderr = _bennett(forward, reverse)
+    assert stderr < 0.02
+    assert abs(estimate - 2.0) < 4 * stderr
+
+
+def test_gaussian_base_is_normalised_and_samples_itself() -> None:
+    x = 2 * torch.randn(4000, 1, 2, generator=generator(), dtype=torch.float64) + 1
+    base = GaussianBase.fit(x)
+    axis = torch.linspace(-14, 16, 301, dtype=torch.float64)
+    grid = torch.cartesian_prod(axis, axis).view(-1, 1, 2)
+    assert float(base.value(grid).exp().sum() * 0.01) == pytest.approx(1.0, abs=1e-6)
+    value, score = FunctionTarget(base.value).value_and_score(x[:5])
+    assert torch.allclose(base.value_and_score(x[:5])[1], score)
+    assert torch.allclose(base.value_and_score(x[:5])[0], value)
+    drawn = base.sample(4000, generator(1))
+    assert drawn.shape == x.shape
+    assert torch.allclose(drawn.mean(0), x.mean(0), atol=0.2)
+    with pytest.raises(ValueError, match="improper"):
+        GaussianBase(torch.zeros(2), torch.zeros(2, 2))
+
+
+def test_paths_and_temperatures_scale_value_and_score_alike() -> None:
+    p, x = triangle(2), torch.randn(4, 2, generator=generator(), dtype=torch.float64)
+    base = GaussianBase(torch.zeros(2, dtype=torch.float64), 9 * torch.eye(2).double())
+    for target in (Tempered(p.at(0.0), 0.3), GeometricPath(base, p.at(0.0), 0.7)):
+        value, score = target.value_and_score(x)
+        expected = FunctionTarget(target.value).value_and_score(x)  # type: ignore[arg-type]
+        assert value is not None
+        assert torch.allclose(value, expected[0])
+        assert torch.allclose(score, expected[1])
+
+
+def test_what_has_no_constant_is_refused() -> None:
+    base = GaussianBase(torch.zeros(2), torch.eye(2))
+    with pytest.raises(ValueError, match="improper"):
+        ais(base, FunctionTarget(lambda x: x.sum(1)), rng=generator())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="knows only its score"):
+        ais(ScoreTarget(lambda x: -x), base, rng=generator())
+    with pytest.raises(ValueError, match="rise from 0 to 1"):
+        ais(base, base, rng=generator(), betas=[0.5, 1.0])
+    hole = FunctionTarget(lambda x: x.square().sum(1) ** 2)
+    with pytest.raises(ValueError, match="unbounded below"):
+        ais(hole, base, rng=generator(), pilot_chains=16, max_rungs=10)
