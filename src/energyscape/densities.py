@@ -36,6 +36,13 @@ class GaussianMixture:
         only once blurred.
     dtype : torch.dtype, default float64
 
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, a weight is not positive or a covariance is not positive semi-definite;
+        from the methods, if x or a level has the wrong shape, a level is negative, or a density is
+        asked of a singular covariance at level 0.
+
     Examples
     --------
     >>> import torch
@@ -64,9 +71,15 @@ class GaussianMixture:
                 f"{k} means in {d} dimensions need weights ({k},) and covariances ({k}, {d}, {d}), "
                 f"got {tuple(self.weights.shape)} and {tuple(self.covariances.shape)}"
             )
-        if not bool((self.weights > 0).all()):
-            raise ValueError("mixture weights must be positive; leave out components of weight 0")
+        if not bool(((self.weights > 0) & self.weights.isfinite()).all()):
+            raise ValueError(
+                "mixture weights must be positive and finite; leave out components of weight 0"
+            )
         self.weights = self.weights / self.weights.sum()
+        skew = (self.covariances - self.covariances.transpose(1, 2)).abs().max()
+        if not bool(skew <= 1e-6 * self.covariances.abs().max()):
+            raise ValueError("covariances must be finite and symmetric")
+        self.covariances = 0.5 * (self.covariances + self.covariances.transpose(1, 2))
         eigenvalues, self._vectors = torch.linalg.eigh(self.covariances)
         if bool((eigenvalues < -1e-9 * eigenvalues.abs().max().clamp(min=1e-300)).any()):
             raise ValueError("covariances must be positive semi-definite")
@@ -83,6 +96,8 @@ class GaussianMixture:
     ) -> GaussianMixture:
         """A mixture with covariances ``std_k^2 I``; equal weights unless given."""
         means = torch.as_tensor(means, dtype=dtype)
+        if means.ndim != 2:
+            raise ValueError(f"means must have shape (K, D), got {tuple(means.shape)}")
         k, d = means.shape
         stds = torch.as_tensor(std, dtype=dtype).expand(k)
         covariances = stds.square()[:, None, None] * torch.eye(d, dtype=dtype)
@@ -118,10 +133,21 @@ class GaussianMixture:
         if x.ndim != 2 or x.shape[1] != self.dim:
             raise ValueError(f"x must have shape (batch, {self.dim}), got {tuple(x.shape)}")
         level = torch.as_tensor(sigma, dtype=self.dtype)
-        if level.ndim == 1:
+        if level.ndim > 0:
+            if level.shape != x.shape[:1]:
+                raise ValueError(
+                    f"sigma must be a number or one per row, shape ({len(x)},), "
+                    f"got {tuple(level.shape)}"
+                )
             level = level[:, None, None]
+        if not bool((level >= 0).all()):
+            raise ValueError(f"sigma must not be negative, got {level.min():g}")
         y = torch.einsum("kij,bki->bkj", self._vectors, x[:, None, :] - self.means)
         variance = (self._eigenvalues + level.square()).expand_as(y)
+        if not bool((variance > 0).all()):
+            raise ValueError(
+                "a singular covariance has a density only once blurred: give sigma > 0"
+            )
         log_joint = self.weights.log() - 0.5 * (
             (y.square() / variance + variance.log()).sum(-1) + self.dim * math.log(2 * math.pi)
         )
@@ -147,7 +173,8 @@ class GaussianMixture:
         """log p_sigma(x) of shape (batch,) and its gradient of shape (batch, D) in one pass."""
         y, variance, log_joint = self._parts(x, sigma)
         r = torch.softmax(log_joint, dim=1)
-        score = -torch.einsum("bk,kij,bkj->bi", r, self._vectors, y / variance)
+        # Weighted first: a three-way contraction would build a (batch, K, D, D) tensor.
+        score = -torch.einsum("kij,bkj->bi", self._vectors, r[:, :, None] * (y / variance))
         return torch.logsumexp(log_joint, dim=1), score
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
@@ -176,7 +203,7 @@ class GaussianMixture:
 
     def marginal(self, indices: Sequence[int]) -> GaussianMixture:
         """The marginal density of the coordinates `indices`."""
-        i = torch.as_tensor(list(indices))
+        i = self._columns(indices)
         covariances = self.covariances[:, i][:, :, i]
         return GaussianMixture(self.weights, self.means[:, i], covariances, dtype=self.dtype)
 
@@ -189,9 +216,15 @@ class GaussianMixture:
             The known coordinates.
         values : Tensor of shape (len(indices),)
         """
-        known = torch.as_tensor(list(indices))
+        known = self._columns(indices)
         free = torch.as_tensor([i for i in range(self.dim) if i not in set(known.tolist())])
         values = torch.as_tensor(values, dtype=self.dtype)
+        if len(free) == 0 or values.shape != known.shape:
+            raise ValueError(
+                f"{len(known)} of {self.dim} coordinates are given, with values of shape "
+                f"{tuple(values.shape)}: give one value each, and leave at least one coordinate free"
+            )
+        weights = self.marginal(known.tolist())._parts(values[None], 0.0)[2][0].softmax(0)
         s_kk = self.covariances[:, known][:, :, known]
         s_fk = self.covariances[:, free][:, :, known]
         gain = torch.linalg.solve(s_kk, s_fk.transpose(1, 2)).transpose(1, 2)
@@ -200,9 +233,18 @@ class GaussianMixture:
         )
         covariances = self.covariances[:, free][:, :, free] - gain @ s_fk.transpose(1, 2)
         covariances = 0.5 * (covariances + covariances.transpose(1, 2))
-        weights = self.marginal(known.tolist())._parts(values[None], 0.0)[2][0].softmax(0)
         kept = weights > 0
         return GaussianMixture(weights[kept], means[kept], covariances[kept], dtype=self.dtype)
+
+    def _columns(self, indices: Sequence[int]) -> Tensor:
+        """The coordinates `indices`, in the order given."""
+        chosen = [int(i) for i in indices]
+        inside = all(0 <= i < self.dim for i in chosen)
+        if not chosen or not inside or len(set(chosen)) < len(chosen):
+            raise ValueError(
+                f"indices must be different coordinates from 0 to {self.dim - 1}, got {chosen}"
+            )
+        return torch.as_tensor(chosen)
 
     def __repr__(self) -> str:
         return f"GaussianMixture(components={len(self.weights)}, dim={self.dim})"
