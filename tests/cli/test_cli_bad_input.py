@@ -71,6 +71,7 @@ def test_sources_and_columns_that_do_not_exist(refused, words, says) -> None:  #
 )
 def test_settings_that_do_not_exist(refused, tmp_path, words, says) -> None:  # type: ignore[no-untyped-def]
     assert says in refused("fit", "rings", "--out", tmp_path / "run", *words)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_settings_are_checked_before_data_are_read(refused, tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +26,7 @@ from energyscape.cli.options import (
     to_seconds,
     to_size,
 )
+from energyscape.cli.runs import check_device
 
 if TYPE_CHECKING:
     from energyscape.data import Dataset
@@ -77,12 +79,14 @@ def run(
     from energyscape.data import load
     from energyscape.families import prepare
 
+    check_device(device or "auto")
     estimator = _estimator(model, config, settings, seed=seed, device=device)
     kinds, dropped = _types(schema, types, drop)
     dataset = load(data, types=kinds, drop=dropped, size=to_size(size), channels=channels)
     notes(_remarks(dataset), quiet=quiet)
     if resume and not out.exists():
         note(f"{out} does not exist yet: the run starts from the beginning", quiet=quiet)
+    stood = out.exists()
     prepare(out, resume=resume, overwrite=overwrite)
     state: State = ctx.ensure_object(State)
     tell(f"fitting {model} to {len(dataset)} {_rows(dataset.kind)} of {dataset.name}", quiet=quiet)
@@ -95,6 +99,11 @@ def run(
             )
     except KeyboardInterrupt:
         state.go_on = state.command(add=["--resume"], leave_out=["--overwrite"])
+        raise
+    except ValueError:
+        # nothing half-written when settings or data make the run impossible; checkpoints are kept
+        if not stood and not any(out.glob("train/step-*")):
+            shutil.rmtree(out, ignore_errors=True)
         raise
     _say_what_next(estimator, out, data, quiet)
 

@@ -17,7 +17,7 @@ UNNORMALISED = (
     "log_prob is unnormalised: it ranks the rows of this run, and says nothing in nats or beside "
     "another run's"
 )
-__all__ = ["UNNORMALISED", "Reading", "chunks", "open_run", "read_for", "rows_of"]
+__all__ = ["UNNORMALISED", "Reading", "check_device", "chunks", "open_run", "read_for", "rows_of"]
 
 
 class Reading(NamedTuple):
@@ -34,12 +34,22 @@ def open_run(folder: Path, device: str | None) -> DensityEstimator:
 
     estimator = load(folder)
     if device is not None and device != "auto":
-        try:
-            estimator.model_.to(device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise BadInput(f"device {device!r} is not available here: {reason}") from error
+        check_device(device)
+        estimator.model_.to(device)
     return estimator
+
+
+def check_device(name: str) -> None:
+    """BadInput when there is no such device here."""
+    import torch
+
+    if name == "auto":
+        return
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadInput(f"device {name!r} is not available here: {reason}") from error
 
 
 def read_for(estimator: DensityEstimator, source: str) -> Reading:
