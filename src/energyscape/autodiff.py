@@ -122,7 +122,7 @@ def draw_probes(
 
 def unit_probes(like: Tensor) -> Tensor:
     """All unit vectors, shape (D, *like.shape): summing over them gives the exact trace."""
-    flat = like[0].numel()
+    flat = math.prod(like.shape[1:])
     eye = torch.eye(flat, dtype=like.dtype, device=like.device)
     return eye.reshape(flat, 1, *like.shape[1:]).expand(flat, *like.shape)
 
@@ -152,6 +152,11 @@ def divergence(
     value : Tensor, shape of x
     divergence : Tensor of shape (batch,)
 
+    Raises
+    ------
+    ValueError
+        If the field's value or the probes have another shape than x.
+
     Examples
     --------
     >>> import torch
@@ -162,7 +167,15 @@ def divergence(
         if not (create_graph and x.requires_grad):
             x = x.detach().requires_grad_()
         value = field(x)
+        if value.shape != x.shape:
+            raise ValueError(
+                f"a field has the shape of its point, {tuple(x.shape)}, got {tuple(value.shape)}"
+            )
         vs = unit_probes(x) if probes is None else probes
+        if vs.shape[1:] != x.shape:
+            raise ValueError(
+                f"probes must have shape (P, {', '.join(map(str, x.shape))}), got {tuple(vs.shape)}"
+            )
         total = torch.zeros(x.shape[0], dtype=value.dtype, device=value.device)
         for v in vs:
             total = total + (vjp(value, x, v, create_graph=create_graph) * v).flatten(1).sum(1)

@@ -58,10 +58,15 @@ class Schedule(abc.ABC):
         return self._sigma(time)
 
     def time(self, sigma: float | Tensor) -> Tensor:
-        """The time at which the level is `sigma`: the inverse of `sigma(t)`, float64."""
+        """The time at which the level is `sigma`: the inverse of `sigma(t)`, float64.
+
+        Levels beyond the ends give times outside [0, 1].
+        """
         level = torch.as_tensor(sigma, dtype=torch.float64)
-        if bool((level <= 0).any() or level.isnan().any()):
-            raise ValueError(f"sigma must be positive, got {level.min():g}")
+        if not bool(((level > 0) & level.isfinite()).all()):
+            raise ValueError(
+                f"sigma must be positive and finite, got {level.min():g} to {level.max():g}"
+            )
         return self._time(level)
 
     def alpha(self, t: float | Tensor) -> Tensor:
@@ -290,6 +295,12 @@ class EDM(Schedule):
         _check_range("EDM", sigma_min, sigma_max)
         if not (rho > 0 and log_std > 0):
             raise ValueError(f"EDM needs rho > 0 and log_std > 0, got {rho} and {log_std}")
+        low, high = ((math.log(s) - log_mean) / log_std for s in (sigma_min, sigma_max))
+        if high < -6 or low > 6:
+            raise ValueError(
+                f"EDM trains at log sigma ~ N({log_mean:g}, {log_std:g}^2), which lies more than 6 "
+                f"standard deviations outside sigma {sigma_min:g} to {sigma_max:g}"
+            )
         self.rho, self.log_mean, self.log_std = rho, log_mean, log_std
         self._low, self._high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
 
@@ -304,6 +315,8 @@ class EDM(Schedule):
         log_std: float = 1.2,
     ) -> EDM:
         """The published settings, which hold for a data scale of 0.5, moved to `sigma_data`."""
+        if not 0 < sigma_data < math.inf:
+            raise ValueError(f"sigma_data must be positive and finite, got {sigma_data}")
         scale = sigma_data / 0.5
         return cls(
             sigma_min * scale,
@@ -377,14 +390,15 @@ class Tabulated(Schedule):
         position = t * (len(self._log_table) - 1)
         left = position.floor().long().clamp(max=len(self._log_table) - 2)
         fraction = position - left
-        low, high = self._log_table[left], self._log_table[left + 1]
-        return torch.lerp(low, high, fraction).exp()
+        table = self._log_table.to(t.device)
+        return torch.lerp(table[left], table[left + 1], fraction).exp()
 
     def _time(self, sigma: Tensor) -> Tensor:
         level = sigma.log()
         last = len(self._log_table) - 2
-        left = (torch.searchsorted(self._log_table, level, right=True) - 1).clamp(0, last)
-        low, high = self._log_table[left], self._log_table[left + 1]
+        table = self._log_table.to(level.device)
+        left = (torch.searchsorted(table, level, right=True) - 1).clamp(0, last)
+        low, high = table[left], table[left + 1]
         return (left + (level - low) / (high - low)) / (len(self._log_table) - 1)
 
 

@@ -33,6 +33,16 @@ class Target(Protocol):
 class FunctionTarget:
     """A target from a function that gives the log-density of each row, differentiated by autograd.
 
+    Parameters
+    ----------
+    log_prob : callable
+        Maps (batch, ...) to (batch,), each row on its own.
+
+    Raises
+    ------
+    ValueError
+        When evaluated, if the function does not give one value a row.
+
     Examples
     --------
     >>> import torch
@@ -48,19 +58,32 @@ class FunctionTarget:
     def value(self, x: Tensor) -> Tensor:
         """The log-density of each row, shape (batch,)."""
         with torch.no_grad():
-            return self.log_prob(x)
+            return self._checked(self.log_prob(x), x)
+
+    @staticmethod
+    def _checked(value: Tensor, x: Tensor) -> Tensor:
+        if value.shape != x.shape[:1]:
+            raise ValueError(
+                f"a log-density gives one value a row, shape ({len(x)},), got {tuple(value.shape)}"
+            )
+        return value
 
     def value_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The log-density, shape (batch,), and its gradient, shape of x."""
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            value = self.log_prob(x)
+            value = self._checked(self.log_prob(x), x)
             (score,) = torch.autograd.grad(value.sum(), x)
         return value.detach(), score
 
 
 class ScoreTarget:
     """A target that knows only its score; `value` is None.
+
+    Raises
+    ------
+    ValueError
+        When evaluated, if the score does not have the shape of x.
 
     Examples
     --------
@@ -80,4 +103,9 @@ class ScoreTarget:
     def value_and_score(self, x: Tensor) -> tuple[None, Tensor]:
         """None and the score, shape of x."""
         with torch.no_grad():
-            return None, self.score(x)
+            score = self.score(x)
+        if score.shape != x.shape:
+            raise ValueError(
+                f"a score has the shape of its point, {tuple(x.shape)}, got {tuple(score.shape)}"
+            )
+        return None, score

@@ -19,7 +19,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from energyscape.models.energy import Energy
+from energyscape.models.energy import Energy, one_per_row
 from energyscape.models.preconditioning import per_row
 
 __all__ = ["BoxEnergy", "ClassEnergy", "MixtureEnergy", "NegatedEnergy", "NormalisedEnergy"]
@@ -203,7 +203,7 @@ class ClassEnergy(Energy):
     ) -> Tensor:
         """E(x), E(x, label), at a level where one is given; shape (batch,)."""
         c_noise = None if sigma is None else per_row(sigma, x).flatten().log()
-        return cast(Tensor, self.network(x, c_noise, label).reshape(x.shape[0]))
+        return one_per_row(self.network(x, c_noise, label), x)
 
     def given(self, label: int | Tensor) -> Energy:
         """The energy given one class, or one class a row."""

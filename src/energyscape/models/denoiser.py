@@ -81,8 +81,14 @@ class PreconditionedDenoiser(Denoiser):
     Parameters
     ----------
     network : Module
-        Called as ``network(x, c_noise, label)`` with c_noise of shape (batch,).
+        Called as ``network(x, c_noise, label)`` with c_noise of shape (batch,); its output has the
+        shape of x.
     preconditioning : Preconditioning
+
+    Raises
+    ------
+    ValueError
+        When the network's output has another shape, or sigma is not a number or one a row.
     """
 
     def __init__(self, network: nn.Module, preconditioning: Preconditioning) -> None:
@@ -94,14 +100,20 @@ class PreconditionedDenoiser(Denoiser):
         """E[x_0 | x], shape of x."""
         level = per_row(sigma, x)
         c = self.preconditioning.coefficients(level)
-        return c.c_skip * x + c.c_out * self.network(c.c_in * x, c.c_noise.flatten(), label)
+        out = self.network(c.c_in * x, c.c_noise.flatten(), label)
+        if out.shape != x.shape:
+            raise ValueError(
+                f"a denoiser's network keeps the shape of x, {tuple(x.shape)}; this one gave "
+                f"{tuple(out.shape)}"
+            )
+        return c.c_skip * x + c.c_out * out
 
 
 class EnergyDenoiser(Denoiser):
     """The denoiser of a noise-conditional energy: ``D = x - sigma^2 grad E(x, sigma)``.
 
-    Differentiable in the parameters while gradients are on in training mode, where the score's own
-    graph is kept (double backward).
+    Differentiable in the parameters while gradients are on, where the score's own graph is kept
+    (double backward); samplers run under ``no_grad`` and keep none.
     """
 
     def __init__(self, energy: Energy) -> None:

@@ -8,6 +8,7 @@ batch to one number a row, never a sum over rows.
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable
 from typing import cast
 
@@ -27,6 +28,18 @@ __all__ = [
     "ScaledEnergy",
     "SumEnergy",
 ]
+
+
+def one_per_row(out: Tensor, x: Tensor) -> Tensor:
+    """An energy's raw output, (batch,) or (batch, 1), as shape (batch,); others are refused."""
+    if out.shape == (x.shape[0], 1):
+        return out.squeeze(1)
+    if out.shape != x.shape[:1]:
+        raise ValueError(
+            f"an energy gives one value a row, shape ({x.shape[0]},) or ({x.shape[0]}, 1); "
+            f"got {tuple(out.shape)}"
+        )
+    return out
 
 
 class Energy(nn.Module, abc.ABC):
@@ -88,7 +101,12 @@ class _EnergyTarget:
 
 
 class FunctionEnergy(Energy):
-    """An energy from any function of x that gives one value a row.
+    """An energy from any function of x that gives one value a row, (batch,) or (batch, 1).
+
+    Raises
+    ------
+    ValueError
+        When the function's output has another shape, or a level is given.
 
     Examples
     --------
@@ -106,7 +124,7 @@ class FunctionEnergy(Energy):
         """`function(x)`; a level is refused."""
         if sigma is not None:
             raise ValueError("this energy was built from a function of x alone: it takes no sigma")
-        return self.function(x)
+        return one_per_row(self.function(x), x)
 
 
 class NetworkEnergy(Energy):
@@ -132,17 +150,8 @@ class NetworkEnergy(Energy):
     def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         """E(x) or E(x, sigma), shape (batch,)."""
         if sigma is None:
-            out = self.network(x)
-        else:
-            out = self.network(x, per_row(sigma, x).flatten().log())
-        if out.shape == (x.shape[0], 1):
-            return cast(Tensor, out.squeeze(1))
-        if out.shape != (x.shape[0],):
-            raise ValueError(
-                f"an energy gives one value a row, shape ({x.shape[0]},) or ({x.shape[0]}, 1); "
-                f"this network gave {tuple(out.shape)}"
-            )
-        return cast(Tensor, out)
+            return one_per_row(self.network(x), x)
+        return one_per_row(self.network(x, per_row(sigma, x).flatten().log()), x)
 
 
 class ConfinedEnergy(Energy):
@@ -159,7 +168,7 @@ class ConfinedEnergy(Energy):
             raise ValueError(f"the confining scale must be positive, got {scale}")
         self.energy = energy
         self.scale = scale
-        self.register_buffer("centre", torch.as_tensor(centre, dtype=torch.float32))
+        self.register_buffer("centre", torch.as_tensor(centre, dtype=torch.float64))
 
     def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         """The tilted energy, shape (batch,)."""
@@ -197,9 +206,9 @@ class PreconditionedEnergy(Energy):
         level = per_row(sigma, x)
         c = self.preconditioning.coefficients(level)
         z = c.c_in * x
-        f = self.network(z, c.c_noise.flatten()).reshape(x.shape[0])
+        f = one_per_row(self.network(z, c.c_noise.flatten()), x)
         gain = self.preconditioning.sigma_data / level.flatten()
-        return cast(Tensor, 0.5 * z.square().flatten(1).sum(1) - gain * f)
+        return 0.5 * z.square().flatten(1).sum(1) - gain * f
 
 
 class SumEnergy(Energy):
@@ -207,6 +216,8 @@ class SumEnergy(Energy):
 
     def __init__(self, *energies: Energy) -> None:
         super().__init__()
+        if not energies:
+            raise ValueError("a sum of energies needs at least one")
         self.energies = nn.ModuleList(energies)
 
     def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
@@ -223,12 +234,12 @@ class ScaledEnergy(Energy):
     Raises
     ------
     ValueError
-        If the factor is not positive: minus an energy that grows at infinity has no density.
+        If the factor is not positive and finite: minus an energy that grows at infinity has no density.
     """
 
     def __init__(self, energy: Energy, factor: float) -> None:
         super().__init__()
-        if not factor > 0:
+        if not 0 < factor < math.inf:
             raise ValueError(
                 f"an energy may be scaled by a positive factor only, got {factor}: exp(+E) of an "
                 "energy that grows at infinity cannot be normalised"
