@@ -44,6 +44,7 @@ _INK = "#010203"
 _SURE = {
     "Data": DATA,
     "Samples": SAMPLES,
+    "chains": SAMPLES,
     "training": DATA,
     "validation": SAMPLES,
     "without a model": DATA,

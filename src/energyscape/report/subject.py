@@ -96,8 +96,14 @@ def look_at(estimator: Any, *, seed: int = 0, seconds: float = 3.0, most: int = 
         )
     order = np.random.default_rng(seed).permutation(len(rows))[:most]
     data_x = rows[np.sort(order)]
-    count = affordable(lambda n: estimator.sample_encoded(n, random_state=seed), 16, most, seconds)
-    samples_x = estimator.sample_encoded(count, random_state=seed).double().numpy()
+    drawn: dict[int, np.ndarray] = {}
+
+    def draw(n: int) -> np.ndarray:
+        if n not in drawn:
+            drawn[n] = estimator.sample_encoded(n, random_state=seed).double().numpy()
+        return drawn[n]
+
+    samples_x = draw(affordable(draw, 64, most, seconds))
     return Subject(
         estimator,
         type(estimator).__name__,
