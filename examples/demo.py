@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from energyscape import detection, metrics
-from energyscape.data import load
+from energyscape.data import as_dataset, load
 from energyscape.families import EDM
-from energyscape.report import build, save_grid
+from energyscape.families import Progress as Step
+from energyscape.report import build, save_picture_grid
 
 OUT = Path("runs/demo")
 SECONDS = 50.0
@@ -61,16 +62,16 @@ def main() -> int:
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("learning their distribution", note="")
 
-        def show(p: object) -> None:
+        def show(p: Step) -> None:
             note = f"step {p.step}/{p.total}, loss {p.loss:.3f}, {p.speed:.0f} steps/s"
             bar.update(task, completed=p.step, total=p.total, note=note)
 
-        from energyscape.data import as_dataset
-
-        model.fit_run(as_dataset(train, name="digits"), OUT, progress=show, source={"source": "digits"})
+        model.fit_run(
+            as_dataset(train, name="digits"), OUT, progress=show, source={"source": "digits"}
+        )
 
     samples = np.asarray(model.sample(100, random_state=1))
-    save_grid(OUT / "samples.png", samples, columns=20, levels=17)
+    save_picture_grid((samples * 15.9375).astype(np.uint8), OUT / "samples.png", columns=20)
 
     rows = {"held-out digits": held_out, **strangers(held_out, rng)}
     console.print("\nWhat does not belong? Share of pictures flagged at a 5 % false-alarm rate,")
@@ -82,7 +83,7 @@ def main() -> int:
         if name != "held-out digits":
             scores = model.anomaly_score(pictures)
             truth = np.r_[np.zeros(len(normal)), np.ones(len(scores))]
-            line += f"   AUROC {metrics.auroc(truth, np.r_[normal, scores]).value:.3f}"
+            line += f"   AUROC {metrics.auroc(truth, np.r_[normal, scores]):.3f}"
         console.print(line, highlight=False)
     smallest = detection.smallest_p_value(len(model.calibration_["anomaly_scores"]))
     console.print(f"  (smallest p-value that {OUT} can give: {smallest:.4f})", highlight=False)
@@ -92,7 +93,9 @@ def main() -> int:
     console.print(f"new digits    {OUT / 'samples.png'}", highlight=False)
     console.print(f"the report    {OUT / 'report.html'}", highlight=False)
     console.print("try next      .venv/bin/energyscape inspect YOUR.csv", highlight=False)
-    console.print("              .venv/bin/energyscape fit YOUR.csv --out runs/mine", highlight=False)
+    console.print(
+        "              .venv/bin/energyscape fit YOUR.csv --out runs/mine", highlight=False
+    )
     return 0
 
 

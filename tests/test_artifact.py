@@ -24,7 +24,9 @@ def run(tmp_path):
     folder = tmp_path / "run"
     model = {"weight": torch.arange(6.0).reshape(2, 3), "flag": torch.tensor(True)}
     arrays = {"mean": np.arange(3.0)}
-    write_artifact(folder, Artifact(model, arrays, {"rows": np.ones((2, 2))}, {"a": 1}, {"seed": 7}))
+    write_artifact(
+        folder, Artifact(model, arrays, {"rows": np.ones((2, 2))}, {"a": 1}, {"seed": 7})
+    )
     return folder
 
 

@@ -40,8 +40,8 @@ class EDM(DenoiserEstimator):
     """
 
     purpose = "the default: good samples in few steps, and an exact log-density"
-    default_sampler = "heun"
-    default_steps = 32
+    default_sampler = "sde_heun"
+    default_steps = 24
 
     def __init__(
         self,
@@ -67,7 +67,10 @@ class EDM(DenoiserEstimator):
         s.keep(self, locals())
 
     def _schedule(self, facts: Mapping[str, Any]) -> schedules.EDM:
-        return schedules.EDM.for_data(facts["sigma_data"])
+        # Below a quarter of a picture's grey level nothing is left to resolve.
+        scale = facts["sigma_data"]
+        low = 0.004 * scale if facts["cell"] is None else facts["cell"] / 4
+        return schedules.EDM.for_data(scale, sigma_min=low / scale / 2)
 
     def _build(self, facts: Mapping[str, Any]) -> nn.Module:
         network = field_network(self.get_params(), facts["event_shape"])

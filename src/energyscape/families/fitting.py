@@ -71,7 +71,8 @@ def fit_estimator(
     estimator.frame_kind_ = _frame_kind(estimator._template)
     head = split.train[: 1 + 20_000_000 // max(int(np.prod(codec.event_shape)), 1) // 20]
     x = torch.from_numpy(codec.encode(_take(dataset, head), rng).x)
-    facts = {"event_shape": list(codec.event_shape), **estimator._measure(x)}
+    cell = 2 / codec.levels if isinstance(codec, PictureCodec) else None
+    facts = {"event_shape": list(codec.event_shape), "cell": cell, **estimator._measure(x)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = estimator._build(facts)
@@ -193,12 +194,15 @@ def _rows(dataset: Dataset, rows: np.ndarray, codec: Any, config: TrainConfig, s
     if isinstance(codec, PictureCodec):
         pictures = torch.from_numpy(np.ascontiguousarray(np.moveaxis(data, 3, 1))).to(device)
         return PictureRows(pictures, codec.levels, dtype=dtype, spread=codec.spread)
-    first = codec.encode(data, np.random.default_rng([seed, 0]))
-    if np.array_equal(first.x, codec.encode(data, np.random.default_rng([seed, 1])).x):
-        return TensorRows(torch.as_tensor(first.x, dtype=dtype, device=device))
+    prepared = codec.prepare(data)
+    some = codec.prepare(data[:64])
+    twice = [codec.encode(some, np.random.default_rng([seed, i])).x for i in (0, 1)]
+    if np.array_equal(*twice):
+        x = codec.encode(prepared, None).x
+        return TensorRows(torch.as_tensor(x, dtype=dtype, device=device))
     refresh = max(-(-len(rows) // config.batch_size), 200)
     return EncodedRows(
-        lambda r: codec.encode(data, r).x,
+        lambda r: codec.encode(prepared, r).x,
         len(rows),
         seed=seed,
         refresh=refresh,

@@ -36,6 +36,7 @@ __all__ = ["Progress", "Trained", "TrainingDiverged", "train"]
 
 _VALIDATION_ROWS = 2048
 _EMA_EVERY = 4
+_ENDLESS = 10**9
 
 
 class TrainingDiverged(RuntimeError):
@@ -172,7 +173,7 @@ class _Run:
             fused=self.device.type in ("cpu", "cuda"),
         )
         self.ema = EMA(model, config.ema_decay)
-        self.plan = Plan(config.max_steps)
+        self.plan = Plan(config.max_steps if config.time_limit is None else _ENDLESS)
         self.step = 0
         self.aux: dict[str, Tensor] | None = None
         self.history: list[dict[str, Any]] = []
@@ -366,14 +367,12 @@ class _Run:
             now = time.monotonic()
             self.elapsed = before + now - began
             self.window = [self.window[0] + value, self.window[1] + 1]
+            replanned = self._replan_due()
             done = self.step >= self.plan.total
-            if done or self.step % max(1, self.plan.total // 200) == 0:
+            if done or self.step % self._every(200) == 0:
                 self._log(value, norm, metrics)
             stop = self._maybe_stop(done)
-            if self._replan_due():
-                self.save()
-                saved = now
-            if self._agreed_every_ten(now - saved > config.checkpoint_seconds):
+            if replanned or self._agreed_every_ten(now - saved > config.checkpoint_seconds):
                 self.save()
                 saved = time.monotonic()
             if progress is not None and (now - shown > 0.1 or done):
@@ -394,6 +393,11 @@ class _Run:
             self.model, self.history, self.step, stop or "finished", self.elapsed, self.aux
         )
 
+    def _every(self, times: int) -> int:
+        """How many steps lie between things done so many times in a run of the planned length."""
+        planned = self.plan.total if self.plan.total < _ENDLESS else 100 * times
+        return max(1, planned // times)
+
     def _agreed_every_ten(self, flag: bool) -> bool:
         """A decision by clock or signal, the same on every process."""
         if self.processes.world_size == 1:
@@ -402,17 +406,17 @@ class _Run:
 
     def _replan_due(self) -> bool:
         limit = self.config.time_limit
-        if limit is None or self.step < 3 or self.step >= self.plan.total:
+        if limit is None:
             return False
         elapsed = self.processes.average(self.elapsed)
-        if not self.plan.due(elapsed, limit):
+        if not self.plan.due(self.step, elapsed, limit):
             return False
         self.plan.replan(self.step, elapsed, limit)
         return True
 
     def _maybe_stop(self, done: bool) -> str:
         """Validate when it is due; a reason to stop, or an empty string."""
-        every = max(1, self.plan.total // self.config.validations)
+        every = self._every(self.config.validations)
         if self.validation is None or not (done or self.step % every == 0):
             return ""
         value = self._check()

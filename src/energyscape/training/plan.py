@@ -102,26 +102,28 @@ class Plan:
     total: int
     from_step: int = 0
     from_fraction: float = 0.0
-    replans: int = 0
-
-    # Shares of the time limit after which the speed is measured and the rest planned anew.
-    _POINTS = (0.03, 0.1, 0.3, 0.6, 0.85)
+    from_elapsed: float = 0.0
 
     def fraction(self, step: int) -> float:
         """How much of the run is done before step `step`."""
         left = max(self.total - self.from_step, 1)
         return self.from_fraction + (1 - self.from_fraction) * (step - self.from_step) / left
 
-    def due(self, elapsed: float, limit: float) -> bool:
-        """Whether it is time to plan again."""
-        return self.replans < len(self._POINTS) and elapsed >= self._POINTS[self.replans] * limit
+    def due(self, step: int, elapsed: float, limit: float) -> bool:
+        """Whether to plan again: the first time early, then every tenth of the time, or when the
+        steps run out, or run ahead of the clock, long before the time does."""
+        if self.from_elapsed == 0:
+            return step >= 3 and elapsed >= 0.02 * limit
+        done = elapsed / limit
+        if step >= self.total:
+            return done < 0.93
+        waited = (elapsed - self.from_elapsed) / limit
+        ahead = self.fraction(step) - done > 0.1
+        return done < 0.95 and (waited >= 0.1 or (ahead and waited >= 0.02))
 
     def replan(self, step: int, elapsed: float, limit: float) -> None:
-        """Set the total so that the remaining time is used at the speed measured so far."""
-        speed = max(step, 1) / elapsed
-        self.from_fraction = self.fraction(step)
-        self.from_step = step
+        """Use the time that is left at the speed measured since the last plan."""
+        speed = max(step - self.from_step, 1) / (elapsed - self.from_elapsed)
+        self.from_step, self.from_elapsed = step, elapsed
+        self.from_fraction = min(elapsed / limit, 1.0)
         self.total = step + max(int((limit - elapsed) * speed), 1)
-        self.replans += 1
-        while self.replans < len(self._POINTS) and elapsed >= self._POINTS[self.replans] * limit:
-            self.replans += 1
