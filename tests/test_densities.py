@@ -116,7 +116,7 @@ def test_a_point_mass_has_a_density_once_blurred() -> None:
     assert total == pytest.approx(1.0, abs=1e-7)
     near = p.denoise(torch.tensor([[-1.2], [2.2]]), 0.05)
     torch.testing.assert_close(near, torch.tensor([[-1.0], [2.0]], dtype=F64))
-    with pytest.raises(ValueError, match="singular.*sigma > 0"):
+    with pytest.raises(ValueError, match=r"singular.*sigma > 0"):
         p.log_prob(torch.zeros(1, 1))
 
 
