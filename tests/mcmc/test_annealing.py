@@ -30,8 +30,8 @@ def test_the_published_toy() -> None:
     """Langevin keeps the weights it started with, annealed Langevin finds nearly the right ones.
 
     1907.05600 section 3.2.2: 1/5 and 4/5. With the exact score the walk ends at 0.217 in expectation;
-    1,500 chains have a standard error of 0.011, the bound is 4.5 of them. The paper's step of 0.1 is 0.05
-    here.
+    1,500 chains have a standard error of 0.011, the bound is 4.5 of them. The paper's
+    step of 0.1 is 0.05 here.
     """
     p = GaussianMixture.isotropic(torch.tensor([[-5.0, -5.0], [5.0, 5.0]]), 1.0, [0.2, 0.8])
     levels = torch.logspace(math.log10(20.0), 0.0, 10, dtype=torch.float64).tolist()

@@ -13,6 +13,7 @@ from energyscape.mcmc import (
     ChainWarning,
     DualAveraging,
     RandomWalk,
+    compilation,
     diagnostics,
     run_chains,
 )
@@ -156,3 +157,24 @@ def test_pictures_keep_their_shape() -> None:
     x0 = torch.zeros(3, 1, 4, 4)
     for kernel in (RandomWalk(0.3), MALA(0.3), HMC(0.3, 2), ULA(torch.tensor([0.1, 0.2, 0.3]))):
         assert run_chains(kernel, target, x0, 4, rng=generator()).draws.shape == (4, 3, 1, 4, 4)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("kernel", [ULA(0.1), MALA(0.3), RandomWalk(0.5), HMC(0.2, 2)])
+def test_traced_blocks_walk_the_same_path(
+    kernel: ULA | MALA | RandomWalk | HMC, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced into one graph (without generating code) steps and gradients are the plain ones."""
+    monkeypatch.setattr(compilation, "BACKEND", "eager")
+    monkeypatch.setattr(compilation, "CHUNK", 3)
+    net = torch.nn.Sequential(
+        torch.nn.Linear(2, 8), torch.nn.SiLU(), torch.nn.Linear(8, 1)
+    ).double()
+    target = FunctionTarget(lambda x: net(x).squeeze(1) - 0.5 * x.square().sum(1))
+    x0 = torch.randn(5, 2, generator=generator(), dtype=torch.float64)
+    plain, traced = (
+        run_chains(kernel, target, x0, 8, rng=generator(1), compile=c) for c in (False, True)
+    )
+    assert torch.allclose(plain.draws, traced.draws, atol=1e-12)
+    with pytest.raises(ValueError, match="cannot be compiled"):
+        run_chains(HMC(0.1, trajectory_length=1.0), target, x0, 8, rng=generator(), compile=True)

@@ -246,7 +246,7 @@ def _run(
     log_probs: list[Tensor] = []
     tally, sizes = _Tally(), []
     block = block_steps(x, thin if store else 1)
-    run_block = block_runner(kernel, target, state, num_steps, compile)
+    run_block = block_runner(kernel, target, num_steps, compile)
     left, at = num_steps, 0
     while left:
         size = min(block, left)
