@@ -70,7 +70,7 @@ def test_a_gradient_with_its_graph_is_differentiated_again() -> None:
 
 @pytest.mark.parametrize("function", [lambda z: z.sum(), lambda z: z.sum(1, keepdim=True)])
 def test_a_sum_over_the_batch_is_refused(function: Callable[[Tensor], Tensor]) -> None:
-    with pytest.raises(ValueError, match="one value a row.*never over the batch"):
+    with pytest.raises(ValueError, match=r"one value a row.*never over the batch"):
         value_and_grad(function, randn(4, 3))
 
 
@@ -131,7 +131,7 @@ def test_the_estimate_is_the_mean_of_its_quadratic_forms() -> None:
 
 @each_law
 def test_probes_have_the_identity_as_second_moment(law: ProbeLaw) -> None:
-    """E[v] = 0 and E[v v'] = I over 100,000 probes in 5 dimensions: every entry within 5 standard errors
+    """E[v] = 0 and E[v v'] = I over 100,000 probes in 5 dimensions: each entry within 5 standard errors
     (20 numbers a law: false failures 1e-5). Shapes, and the same bits from the same seed."""
     n, d = 100_000, 5
     v = draw_probes(law, n, torch.zeros(1, d, dtype=F64), generator(1))
@@ -153,8 +153,8 @@ def test_probes_have_the_identity_as_second_moment(law: ProbeLaw) -> None:
 
 @each_law
 def test_hutchinsons_variance_is_the_closed_form(law: ProbeLaw) -> None:
-    """Of v' A v with S = (A + A')/2: Gaussian 2 |S|_F^2, Rademacher 2 sum_{i != j} S_ij^2, sphere of
-    radius sqrt(D) 2D/(D+2) (|S|_F^2 - tr(S)^2/D). 200,000 draws; mean within 5 standard errors, variance
+    """Of v' A v, S = (A + A')/2: Gaussian 2 |S|_F^2, Rademacher 2 sum_{i != j} S_ij^2, sphere of
+    radius sqrt(D) 2D/(D+2) (|S|_F^2 - tr(S)^2/D). 200,000 draws; mean within 5 errors, variance
     within 5 of its own (1e-6 each)."""
     d, n = 4, 200_000
     a = randn(d, d, seed=4)

@@ -125,7 +125,7 @@ def test_a_preconditioned_energys_denoiser_is_edms_with_a_gradient_for_a_network
 
 
 def test_without_a_network_a_preconditioned_energy_is_the_blurred_gaussian() -> None:
-    """f = 0 leaves N(0, (sd^2 + sigma^2) I), the best energy of data of which only the scale is known."""
+    """f = 0 leaves N(0, (sd^2 + sigma^2) I), best where only the scale is known."""
 
     class Nothing(nn.Module):
         def forward(self, z: Tensor, c_noise: Tensor) -> Tensor:
