@@ -88,3 +88,12 @@ def test_the_same_figure_is_the_same_text() -> None:
     values = {"Data": np.arange(9.0), "Samples": np.arange(9.0)}
     first, second = (plots.histograms(values, "value", "twice") for _ in range(2))
     assert first == second
+
+
+def test_what_the_room_offers_is_there_and_in_order() -> None:
+    from energyscape import report
+
+    assert report.__all__ == sorted(report.__all__)
+    assert all(callable(getattr(report, name)) for name in report.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'pages'"):
+        report.pages  # noqa: B018
