@@ -186,7 +186,7 @@ def _take(dataset: Dataset, rows: np.ndarray) -> Any:
 
 def _rows(dataset: Dataset, rows: np.ndarray, codec: Any, config: TrainConfig, seed: int) -> Rows:
     """Rows for the loop, on the training device, with noise drawn afresh where the codec draws any."""
-    from energyscape.training.loop import choose_device
+    from energyscape.training.run import choose_device
 
     device = choose_device(config.device)
     dtype = torch.float64 if config.precision == "float64" else torch.float32

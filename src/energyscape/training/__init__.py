@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from energyscape.training.checkpoint import CheckpointError
-from energyscape.training.loop import Progress, Trained, TrainingDiverged, train
+from energyscape.training.loop import Progress, Trained, train
 from energyscape.training.plan import TrainConfig
 from energyscape.training.rows import EncodedRows, PictureRows, Rows, TensorRows
+from energyscape.training.run import TrainingDiverged
 
 __all__ = [
     "CheckpointError",

@@ -1,46 +1,26 @@
-"""The loop: batch, loss, backward, average over processes, clip, step, average of weights.
+"""The loop: steps until the end, the clock, early stopping or an interruption; see `run` for a step.
 
-    loss_s   = mean over the global batch of objective(model, x_s, aux, rng)
-    weights  <- AdamW(clip(grad loss_s), rate(fraction done))
-    averages <- EMA(weights)
-
-A loss or gradient that is not finite stops the run before the weights are touched. Validation uses
-the averaged weights, the same rows and the same noise every time, so that its differences are due to
-the weights. Samples and scores come from the averaged weights: the best validated ones, or the last.
+Samples and scores come from the averaged weights: the best validated ones, or the last.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from energyscape.nn import EMA
-from energyscape.training import checkpoint
-from energyscape.training.plan import Plan, TrainConfig
-from energyscape.training.processes import Processes
-from energyscape.training.rows import PermutationStream, Rows, TensorRows
+from energyscape.training.plan import TrainConfig
+from energyscape.training.rows import Rows
+from energyscape.training.run import Run
 
-__all__ = ["Progress", "Trained", "TrainingDiverged", "train"]
-
-_VALIDATION_ROWS = 2048
-_EMA_EVERY = 4
-_ENDLESS = 10**9
-
-
-class TrainingDiverged(RuntimeError):
-    """The loss or its gradient stopped being finite."""
+__all__ = ["Progress", "Trained", "train"]
 
 
 class Progress(NamedTuple):
@@ -128,353 +108,41 @@ def train(
     3
     """
     config = config or TrainConfig()
-    run = _Run(model, objective, rows, validation, validation_objective, config, out)
+    run = Run(model, objective, rows, validation, validation_objective, config, out)
     with torch.random.fork_rng(devices=[]), _interrupts() as interrupted:
         run.start(resume)
-        return run.loop(progress, interrupted)
+        return _loop(run, progress, interrupted)
 
 
-class _Run:
-    """The state of a run and the steps that change it."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        objective: Callable[..., Any],
-        rows: Rows | Tensor,
-        validation: Rows | Tensor | None,
-        validation_objective: Callable[..., Any] | None,
-        config: TrainConfig,
-        out: str | os.PathLike[str] | None,
-    ) -> None:
-        self.processes = Processes.discover()
-        self.config = config
-        self.device = self.processes.device or choose_device(config.device)
-        self.dtype = torch.float64 if config.precision == "float64" else torch.float32
-        self.model = model.to(self.device, self.dtype)
-        self.objective = objective
-        self.validation_objective = validation_objective or objective
-        self.rows = self._rows(rows)
-        self.validation = None if validation is None else self._rows(validation)
-        self.out = None if out is None else Path(out)
-        world = self.processes.world_size
-        self.batch = min(config.batch_size, max(len(self.rows), world))
-        if self.batch % world:
-            self.batch -= self.batch % world
-        self.stream = PermutationStream(len(self.rows), config.seed)
-        self.rng = torch.Generator(self.device).manual_seed(config.seed + 1 + self.processes.rank)
-        self.processes.broadcast([*model.parameters(), *model.buffers()])
-        self.parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=config.learning_rate,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-            fused=self.device.type in ("cpu", "cuda"),
-        )
-        self.ema = EMA(model, config.ema_decay)
-        self.plan = Plan(config.max_steps if config.time_limit is None else _ENDLESS)
-        self.step = 0
-        self.aux: dict[str, Tensor] | None = None
-        self.history: list[dict[str, Any]] = []
-        self.best: dict[str, Tensor] | None = None
-        self.best_loss = math.inf
-        self.worse = 0
-        self.elapsed = 0.0
-        self.window = [0.0, 0.0]
-
-    def _rows(self, rows: Rows | Tensor) -> Rows:
-        if isinstance(rows, Tensor):
-            return TensorRows(rows.to(self.device, self.dtype))
-        return rows
-
-    # -- starting, saving and going on ---------------------------------------------------------
-
-    def start(self, resume: bool) -> None:
-        """Initialise, or restore the newest checkpoint."""
-        torch.manual_seed(self.config.seed + 7919 * self.processes.rank)
-        found = None
-        if self.out is not None:
-            (self.out / "train").mkdir(parents=True, exist_ok=True)
-            found = checkpoint.latest(self.out / "train") if resume else None
-        if found is not None:
-            self._restore(found)
-            return
-        init = getattr(self.objective, "init", None)
-        if init is not None:
-            first = self.stream.take(0, min(len(self.rows), 4096)).to(self.device)
-            x, _ = self.rows.batch(first, 0, self.rng)
-            self.aux = init(self.model, x, self.rng)
-        if self.out is not None and self.processes.rank == 0:
-            (self.out / "metrics.jsonl").write_text("")
-
-    def save(self) -> None:
-        """Write a checkpoint of everything."""
-        if self.out is None:
-            return
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
-        tensors |= {f"aux.{k}": v for k, v in (self.aux or {}).items()}
-        tensors |= {f"best.{k}": v for k, v in (self.best or {}).items()}
-        tensors |= checkpoint.optimizer_tensors(self.optimizer)
-        tensors["rng"] = self.rng.get_state()
-        tensors["global_rng"] = torch.get_rng_state()
-        record = {
-            "config": asdict(self.config),
-            "step": self.step,
-            "plan": asdict(self.plan),
-            "has_aux": self.aux is not None,
-            "best_loss": self.best_loss,
-            "worse": self.worse,
-            "elapsed": self.elapsed,
-            "window": self.window,
-            "history": self.history,
-        }
-        checkpoint.write(
-            self.out / "train",
-            self.step,
-            tensors,
-            record,
-            rank=self.processes.rank,
-            barrier=self.processes.barrier if self.processes.world_size > 1 else None,
-        )
-
-    def _restore(self, folder: Path) -> None:
-        rank, world = self.processes.rank, self.processes.world_size
-        tensors, record = checkpoint.read(folder, rank=rank, world_size=world)
-        wanted, found = asdict(self.config), record["config"]
-        free = ("checkpoint_seconds", "device")
-        changed = [
-            k for k, v in wanted.items() if k not in free and json.loads(json.dumps(v)) != found[k]
-        ]
-        if changed:
-            raise checkpoint.CheckpointError(
-                f"{folder} was trained with other settings: "
-                + ", ".join(f"{k}={found[k]} (now {wanted[k]})" for k in changed)
-                + "; resume with the same ones, or start over"
-            )
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            n = len(prefix)
-            return {k[n:]: v.to(self.device) for k, v in tensors.items() if k.startswith(prefix)}
-
-        self.model.load_state_dict(part("model."))
-        self.ema.load_state_dict(part("ema."))
-        checkpoint.load_optimizer(self.optimizer, tensors)
-        self.aux = part("aux.") if record["has_aux"] else None
-        self.best = part("best.") or None
-        self.rng.set_state(tensors["rng"])
-        torch.set_rng_state(tensors["global_rng"])
-        self.step = record["step"]
-        self.plan = Plan(**record["plan"])
-        self.best_loss, self.worse = record["best_loss"], record["worse"]
-        self.elapsed, self.window = record["elapsed"], record["window"]
-        self.history = record["history"]
-        if self.out is not None and rank == 0:
-            lines = "".join(json.dumps(h) + "\n" for h in self.history)
-            (self.out / "metrics.jsonl").write_text(lines)
-
-    # -- one step ------------------------------------------------------------------------------
-
-    def _loss(self, x: Tensor, label: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
-        with _autocast(self.config.precision, self.device):
-            loss, self.aux, metrics = self.objective(self.model, x, self.aux, self.rng, label=label)
-        if loss.ndim != 1 or len(loss) != len(x):
-            raise ValueError(
-                f"an objective gives one loss a row, shape ({len(x)},), got {tuple(loss.shape)}"
-            )
-        return loss.float().mean() if loss.dtype == torch.bfloat16 else loss.mean(), metrics
-
-    def advance(self) -> tuple[float, float, dict[str, Any]]:
-        """One optimizer step; returns loss, gradient norm and metrics of this process."""
-        config, world = self.config, self.processes.world_size
-        share = self.batch // world
-        start = self.step * self.batch + self.processes.rank * share
-        indices = self.stream.take(start, share).to(self.device)
-        x, label = self.rows.batch(indices, self.step, self.rng)
-        rate = config.rate(min(self.plan.fraction(self.step + 1), 1.0))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        loss, metrics = self._loss(x, label)
-        loss.backward()
-        self.processes.average_gradients(self.parameters)
-        grads = [p.grad for p in self.parameters if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(grads))
-        value = self.processes.average(float(loss.detach()))
-        if not (math.isfinite(value) and math.isfinite(norm)):
-            raise TrainingDiverged(self._divergence(value, norm, rate))
-        if norm > config.grad_clip:
-            torch._foreach_mul_(grads, config.grad_clip / norm)
-        self.optimizer.step()
-        self.step += 1
-        if self.step % _EMA_EVERY == 0 or self.step < 50 or self.step >= self.plan.total:
-            self.ema.update(self.step, every=_EMA_EVERY if self.step >= 50 else 1)
-        return value, norm, metrics
-
-    def _divergence(self, value: float, norm: float, rate: float) -> str:
-        last = checkpoint.latest(self.out / "train") if self.out is not None else None
-        kept = f"the last good checkpoint is {last}" if last else "no checkpoint was written yet"
-        return (
-            f"training diverged at step {self.step + 1}: loss {value}, gradient norm {norm}, "
-            f"learning rate {rate:.3g}; {kept}. Try a smaller learning_rate"
-        )
-
-    # -- validation ----------------------------------------------------------------------------
-
-    def validate(self) -> float:
-        """The validation loss of the averaged weights on fixed rows with fixed noise."""
-        assert self.validation is not None
-        rng = torch.Generator(self.device).manual_seed(self.config.seed)
-        n = min(len(self.validation), _VALIDATION_ROWS)
-        double = getattr(self.validation_objective, "needs_double_backward", False)
-        total = 0.0
-        with self.ema.applied(), _evaluating(self.model), torch.set_grad_enabled(double):
-            for first in range(0, n, 512):
-                indices = torch.arange(first, min(first + 512, n), device=self.device)
-                x, label = self.validation.batch(indices, 0, rng)
-                aux = self.aux if self.validation_objective is self.objective else None
-                with _autocast(self.config.precision, self.device):
-                    out = self.validation_objective(self.model, x, aux, rng, label=label)
-                total += float(out[0].detach().double().sum())
-        return total / n
-
-    def _check(self) -> float:
-        value = self.validate()
-        if value < self.best_loss:
-            self.best_loss, self.worse = value, 0
-            if self.config.keep == "best":
-                self.best = {k: v.clone() for k, v in self.ema.state_dict().items()}
-        else:
-            self.worse += 1
-        return value
-
-    # -- the loop ------------------------------------------------------------------------------
-
-    def loop(
-        self,
-        progress: Callable[[Progress], None] | None,
-        interrupted: threading.Event,
-    ) -> Trained:
-        """Run to the end, the time limit, early stopping or an interruption."""
-        config, began, before = self.config, time.monotonic(), self.elapsed
-        saved = shown = time.monotonic()
-        stop = ""
-        first = self.step
-        self.model.train()
-        while self.step < self.plan.total and not stop:
-            value, norm, metrics = self.advance()
-            now = time.monotonic()
-            self.elapsed = before + now - began
-            self.window = [self.window[0] + value, self.window[1] + 1]
-            replanned = self._replan_due()
-            done = self.step >= self.plan.total
-            if done or self.step % self._every(200) == 0:
-                self._log(value, norm, metrics)
-            stop = self._maybe_stop(done)
-            if replanned or self._agreed_every_ten(now - saved > config.checkpoint_seconds):
-                self.save()
-                saved = time.monotonic()
-            if progress is not None and (now - shown > 0.1 or done):
-                shown = now
-                speed = (self.step - first) / max(now - began, 1e-9)
-                eta = (self.plan.total - self.step) / max(speed, 1e-9)
-                progress(Progress("training", self.step, self.plan.total, value, speed, eta))
-            if self._agreed_every_ten(interrupted.is_set()):
-                self.save()
-                raise KeyboardInterrupt
-        self.save()
-        best = self.best if config.keep == "best" else None
-        if best is not None:
-            self.ema.load_state_dict(best)
-        self.ema.copy_to_model()
-        self.model.eval()
-        return Trained(
-            self.model, self.history, self.step, stop or "finished", self.elapsed, self.aux
-        )
-
-    def _every(self, times: int) -> int:
-        """How many steps lie between things done so many times in a run of the planned length."""
-        planned = self.plan.total if self.plan.total < _ENDLESS else 100 * times
-        return max(1, planned // times)
-
-    def _agreed_every_ten(self, flag: bool) -> bool:
-        """A decision by clock or signal, the same on every process."""
-        if self.processes.world_size == 1:
-            return flag
-        return self.step % 10 == 0 and self.processes.agree(flag)
-
-    def _replan_due(self) -> bool:
-        limit = self.config.time_limit
-        if limit is None:
-            return False
-        elapsed = self.processes.average(self.elapsed)
-        if not self.plan.due(self.step, elapsed, limit):
-            return False
-        self.plan.replan(self.step, elapsed, limit)
-        return True
-
-    def _maybe_stop(self, done: bool) -> str:
-        """Validate when it is due; a reason to stop, or an empty string."""
-        every = self._every(self.config.validations)
-        if self.validation is None or not (done or self.step % every == 0):
-            return ""
-        value = self._check()
-        self._write({"step": self.step, "validation_loss": value, "seconds": self.elapsed})
-        patience = self.config.patience
-        if patience is not None and self.worse >= patience:
-            return f"no better validation loss in {patience} checks"
-        return ""
-
-    def _log(self, value: float, norm: float, metrics: dict[str, Any]) -> None:
-        entry: dict[str, Any] = {
-            "step": self.step,
-            "loss": self.window[0] / max(self.window[1], 1),
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "grad_norm": norm,
-            "seconds": self.elapsed,
-        }
-        entry |= {k: float(v) for k, v in metrics.items() if _is_scalar(v)}
-        self.window = [0.0, 0.0]
-        self._write(entry)
-
-    def _write(self, entry: dict[str, Any]) -> None:
-        self.history.append(entry)
-        if self.out is not None and self.processes.rank == 0:
-            with (self.out / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(entry) + "\n")
-
-
-def choose_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is the GPU where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} is not available here: {error}") from error
-    return device
-
-
-def _is_scalar(value: Any) -> bool:
-    return isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
-
-
-def _autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    if precision == "bfloat16":
-        return torch.autocast(device.type, torch.bfloat16)
-    return contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    was = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was)
+def _loop(
+    run: Run, progress: Callable[[Progress], None] | None, interrupted: threading.Event
+) -> Trained:
+    began, before, first = time.monotonic(), run.elapsed, run.step
+    saved = shown = began
+    run.model.train()
+    while run.step < run.plan.total and not run.stop_reason:
+        value, norm, metrics = run.advance()
+        now = time.monotonic()
+        run.elapsed = before + now - began
+        replanned = run.replan_if_due()
+        done = run.step >= run.plan.total
+        run.log_if_due(done, value, norm, metrics)
+        run.check_if_due(done)
+        if replanned or run.agreed(now - saved > run.config.checkpoint_seconds):
+            run.save()
+            saved = time.monotonic()
+        if progress is not None and (now - shown > 0.1 or done):
+            shown = now
+            speed = (run.step - first) / max(now - began, 1e-9)
+            eta = (run.plan.total - run.step) / max(speed, 1e-9)
+            progress(Progress("training", run.step, run.plan.total, value, speed, eta))
+        if run.agreed(interrupted.is_set()):
+            run.save()
+            raise KeyboardInterrupt
+    run.save()
+    run.take_best_weights()
+    reason = run.stop_reason or "finished"
+    return Trained(run.model, run.history, run.step, reason, run.elapsed, run.aux)
 
 
 @contextlib.contextmanager
