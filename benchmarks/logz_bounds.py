@@ -4,7 +4,8 @@
 
 Data: unit-variance components with means 4 apart (an equilateral triangle in the first two
 coordinates), in 2, 8, 32 and 64 dimensions, shifted so that the true log Z is 7.5. The base sees 4,000
-samples, the reverse run 2,000 others. Five seeds each; prints a table and writes results/logz_bounds.json.
+samples, the reverse run 2,000 others. Five seeds each; prints a table
+and writes results/logz_bounds.json.
 """
 
 from __future__ import annotations

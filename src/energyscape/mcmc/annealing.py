@@ -27,6 +27,7 @@ from scipy.special import ndtr
 from torch import Tensor
 
 from energyscape.mcmc.chains import block_steps, split_noise
+from energyscape.mcmc.compilation import plain_block
 from energyscape.mcmc.kernel import Info, Kernel, State, check_chains, score_at, value_at
 from energyscape.mcmc.langevin import ULA
 from energyscape.targets import Target
@@ -199,8 +200,11 @@ def walk(
     left = num_steps
     while left:
         size = min(block_steps(state.x), left)
-        for noise in split_noise(kernel.draw(size, state.x, rng)):
-            state, info = kernel.step(state, target, noise)
+        states, infos = plain_block(
+            kernel, target, state, split_noise(kernel.draw(size, state.x, rng))
+        )
+        state = states[-1]
+        for info in infos:
             if info.acceptance is not None:
                 acceptance = info.acceptance if acceptance is None else acceptance + info.acceptance
             if info.diverged is not None:

@@ -85,12 +85,13 @@ class _Tally:
         if infos[0].acceptance is not None:
             stacked = torch.stack([i.acceptance for i in infos if i.acceptance is not None])
             self.acceptance.append(stacked.view(-1, window, *stacked.shape[1:]).mean(1))
-        if infos[0].diverged is not None:
-            bad = torch.stack([i.diverged for i in infos if i.diverged is not None])
-            self.diverged.append(bad.view(-1, window, *bad.shape[1:]).sum(1))
-        else:
+        if all(i.diverged is None for i in infos):
             shape = (len(infos) // window, like.shape[0])
             self.diverged.append(torch.zeros(shape, dtype=torch.int64, device=like.device))
+            return
+        none = torch.zeros(like.shape[0], dtype=torch.bool, device=like.device)
+        bad = torch.stack([none if i.diverged is None else i.diverged for i in infos])
+        self.diverged.append(bad.view(-1, window, *bad.shape[1:]).sum(1))
 
     def result(self, weights: list[int] | None) -> RunInfo:
         """All windows; with `weights`, one row over all of them."""

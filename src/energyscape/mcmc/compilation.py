@@ -30,6 +30,34 @@ CHUNK = 8  # steps traced into one graph: twice as many compile twice as long fo
 EARNS_BACK = 20_000  # steps from which "auto" compiles; by count alone, so that a run repeats
 
 
+def _walk(
+    step: Callable[..., tuple[Any, Info]], target: Target, state: Any, noises: list[Any]
+) -> tuple[list[Any], list[Info]]:
+    states, infos = [], []
+    for noise in noises:
+        state, info = step(state, target, noise)
+        states.append(state)
+        infos.append(info)
+    return states, infos
+
+
+def plain_block(
+    kernel: Any, target: Target, state: Any, noises: list[Any]
+) -> tuple[list[Any], list[Info]]:
+    """Steps one after another.
+
+    Where a kernel has an `unchecked_step`, the block is walked with it. What is not finite stays so to
+    the end of the block; found there, the same noise is walked again with every step checked.
+    """
+    unchecked = getattr(kernel, "unchecked_step", None)
+    if unchecked is None:
+        return _walk(kernel.step, target, state, noises)
+    states, infos = _walk(unchecked, target, state, noises)
+    if bool(states[-1].x.sum().isfinite()):
+        return states, infos
+    return _walk(kernel.step, target, state, noises)
+
+
 def block_runner(
     kernel: Any, target: Target, num_steps: int, compile: bool | Literal["auto"]
 ) -> BlockRunner:
@@ -52,12 +80,10 @@ def block_runner(
         raise ValueError(f"compile is True, False or 'auto', got {compile!r}")
 
     def plain(state: Any, noises: list[Any]) -> tuple[list[Any], list[Info]]:
-        states, infos = [], []
-        for noise in noises:
-            state, info = kernel.step(state, target, noise)
-            states.append(state)
-            infos.append(info)
-        return states, infos
+        return plain_block(kernel, target, state, noises)
+
+    def traced(state: Any, noises: list[Any]) -> tuple[list[Any], list[Info]]:
+        return _walk(kernel.step, target, state, noises)
 
     suits = isinstance(kernel, RandomWalk | IntegerWalk | ULA | MALA) or (
         isinstance(kernel, HMC) and kernel.trajectory_length is None
@@ -73,7 +99,7 @@ def block_runner(
             f"{type(kernel).__name__} cannot be compiled with these settings, since its steps depend "
             "on numbers drawn as it goes: run it with compile=False"
         )
-    return _compiled(plain)
+    return _compiled(traced)
 
 
 def _compiled(plain: BlockRunner) -> BlockRunner:

@@ -50,7 +50,7 @@ class Info(NamedTuple):
 
     `acceptance` is the probability of acceptance (None where nothing is ever tested), `accepted`
     whether the chain moved, `diverged` whether it met a number that is not finite or an energy error
-    over 1,000 nats. None stands for "cannot happen" or "is not tested at each step".
+    over 1,000 nats. None stands for "is not tested" or, of `diverged`, for "none did".
     """
 
     acceptance: Tensor | None = None

@@ -109,6 +109,16 @@ class ULA:
 
     def step(self, state: State, target: Target, noise: LangevinNoise) -> tuple[State, Info]:
         """One step of every chain: one gradient."""
+        x, moved = state.x, self.unchecked_step(state, target, noise)[0].x
+        # A row's sum is finite only if all of it is: one reduction finds what must not be taken.
+        fine = sum_rows(moved).isfinite()
+        moved = torch.where(fine.view(-1, *(1,) * (x.ndim - 1)), moved, x)
+        return State(moved), Info(None, None, ~fine)
+
+    def unchecked_step(
+        self, state: State, target: Target, noise: LangevinNoise
+    ) -> tuple[State, Info]:
+        """`step` where every number is finite; whoever takes it looks afterwards and may go back."""
         x, h = state.x, self.step_size
         score = score_at(target, x)
         if isinstance(h, Tensor):
@@ -120,10 +130,7 @@ class ULA:
             moved = torch.add(torch.add(x, score, alpha=h), noise.eps, alpha=scale)
         if self.box is not None:
             moved = reflect(moved, self.box)
-        # A row's sum is finite only if all of it is: one reduction finds what must not be taken.
-        fine = sum_rows(moved).isfinite()
-        moved = torch.where(fine.view(-1, *(1,) * (x.ndim - 1)), moved, x)
-        return State(moved), Info(None, None, ~fine)
+        return State(moved), Info()
 
 
 @dataclass(frozen=True, eq=False)

@@ -49,7 +49,8 @@ class LogZ:
     forward, reverse : float
         The two stochastic bounds themselves; `reverse` is None without samples.
     lower, upper : float
-        The bounds moved outwards by two of their own standard errors; `upper` is None without samples.
+        The bounds moved outwards by three of their own standard errors; `upper` is None without
+        samples.
     gap : float or None
         ``upper - lower``.
     ess : float
@@ -169,14 +170,14 @@ def ais(
     share = forward_w.softmax(0)
     ess = float(1 / share.square().sum())
     if samples is None:
-        lower = forward - 2 * forward_se
+        lower = forward - 3 * forward_se
         return LogZ(forward, forward_se, forward, None, lower, None, None, ess, tuple(ladder))
     reverse_w = _reverse(path, kernels, steps_per_level, samples[:num_chains], rng)
     minus, reverse_se = _log_mean(reverse_w, 1)
     estimate, stderr = _bennett(forward_w, -reverse_w)
     if islands > 1:
         estimate, stderr = 0.5 * (forward - minus), 0.5 * math.hypot(forward_se, reverse_se)
-    lower, upper = forward - 2 * forward_se, -minus + 2 * reverse_se
+    lower, upper = forward - 3 * forward_se, -minus + 3 * reverse_se
     return LogZ(estimate, stderr, forward, -minus, lower, upper, upper - lower, ess, tuple(ladder))
 
 

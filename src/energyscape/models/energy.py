@@ -96,8 +96,17 @@ class _EnergyTarget:
             return cast(Tensor, -self.energy(x, self.sigma))
 
     def value_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        energy, score = self.energy.energy_and_score(x, self.sigma)
-        return -energy, score
+        # Chains live here: a cotangent of -1 gives the score without summing and turning signs.
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            energy = self.energy(x, self.sigma)
+        if energy.shape != x.shape[:1]:
+            raise ValueError(
+                f"an energy gives one value a row, shape ({len(x)},), got {tuple(energy.shape)}"
+            )
+        minus = torch.full_like(energy, -1.0)
+        (score,) = torch.autograd.grad(energy, x, grad_outputs=minus)
+        return -energy.detach(), score
 
 
 class FunctionEnergy(Energy):
