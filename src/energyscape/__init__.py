@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOME = {
     name: f"energyscape.{room}"
     for room, names in {
+        "artifact": ("load_weights", "save_model"),
         "densities": ("GaussianMixture",),
         "families": ("DDPM", "EBM", "EDM", "NCSN", "ScoreModel", "load"),
         "models": ("Denoiser", "Energy"),

@@ -13,6 +13,9 @@ metrics.jsonl         the training curve; ``train/`` holds checkpoints
 
 Every file is written under another name and renamed; the manifest comes last, so a folder with a
 manifest is whole. Whatever is damaged, missing or foreign is refused by name.
+
+A module of one's own has weights and no codec: `save_model` and `load_weights` keep it in the same
+folder with the same checks, and the code of its class stays where it was written.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import hashlib
 import json
 import os
 import shutil
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +34,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = [
     "FORMAT",
@@ -38,8 +42,10 @@ __all__ = [
     "ArtifactError",
     "fingerprint",
     "is_run",
+    "load_weights",
     "prepare",
     "read_artifact",
+    "save_model",
     "write_artifact",
 ]
 
@@ -78,7 +84,7 @@ def is_run(path: Path) -> bool:
     return (path / "manifest.json").is_file() or (path / "train").is_dir()
 
 
-def prepare(path: Path, *, resume: bool = False, overwrite: bool = False) -> None:
+def prepare(path: str | os.PathLike[str], *, resume: bool = False, overwrite: bool = False) -> None:
     """Make the folder of a new run, or check that an old one may be used.
 
     Raises
@@ -87,6 +93,7 @@ def prepare(path: Path, *, resume: bool = False, overwrite: bool = False) -> Non
         If the folder holds something and neither `resume` nor `overwrite` allows it, or it is not
         one of ours.
     """
+    path = Path(path)
     if path.is_file():
         raise ArtifactError(f"{path} is a file; give a folder for the run")
     if path.is_dir() and any(path.iterdir()):
@@ -184,6 +191,91 @@ def read_artifact(path: str | os.PathLike[str]) -> Artifact:
         )
     except (SafetensorError, ValueError) as error:
         raise ArtifactError(f"{folder} cannot be read: {error}") from error
+
+
+def save_model(
+    path: str | os.PathLike[str], model: nn.Module, info: dict[str, Any] | None = None
+) -> None:
+    """Write the weights of any module: checksummed, whole or not at all, and without pickle.
+
+    Given the `out` of `energyscape.training.train`, it completes that folder.
+
+    Parameters
+    ----------
+    path : path
+        A folder, made if need be.
+    model : Module
+        Its `state_dict`, parameters and buffers, is written.
+    info : dict, optional
+        Plain values to keep in the manifest, such as the seed.
+
+    Raises
+    ------
+    ArtifactError
+        If `info` is not plain JSON, the state is not made of tensors, or the folder cannot be
+        written.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> folder, model = tempfile.mkdtemp(), torch.nn.Linear(2, 1)
+    >>> save_model(folder, model, {"seed": 7})
+    >>> again = torch.nn.Linear(2, 1)
+    >>> load_weights(folder, again)["seed"], bool((again.weight == model.weight).all())
+    (7, True)
+    """
+    state = model.state_dict()
+    odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise ArtifactError(f"the state of a model must be tensors; {odd[0]} is something else")
+    about = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "versions": {name: metadata.version(name) for name in ("energyscape", "torch")},
+    } | (info or {})
+    try:
+        _json(about)
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"info must be finite numbers, text, lists and dicts: {error}"
+        ) from error
+    config = {"model": type(model).__qualname__}
+    write_artifact(path, Artifact(state, {}, {}, config, about))
+
+
+def load_weights(path: str | os.PathLike[str], model: nn.Module) -> dict[str, Any]:
+    """Put the weights that `save_model` wrote into a module of the same make.
+
+    Parameters
+    ----------
+    path : path
+    model : Module
+        Built as the saved one was; its own type and device are kept.
+
+    Returns
+    -------
+    info : dict
+        What the manifest says of the run.
+
+    Raises
+    ------
+    ArtifactError
+        If the folder is damaged or no artifact, or the weights are those of another model; the model
+        is then as it was.
+    """
+    artifact = read_artifact(path)
+    own = model.state_dict()
+    strange = sorted(set(own) ^ set(artifact.model))
+    if strange:
+        side = "the model has no" if strange[0] in artifact.model else "the folder has no"
+        raise ArtifactError(f"{path} holds the weights of another model: {side} {strange[0]}")
+    for name, value in artifact.model.items():
+        if value.shape != own[name].shape:
+            raise ArtifactError(
+                f"{path} holds the weights of another model: {name} has shape "
+                f"{tuple(value.shape)} there and {tuple(own[name].shape)} here"
+            )
+    model.load_state_dict(artifact.model)
+    return {k: v for k, v in artifact.manifest.items() if k not in ("files", "format")}
 
 
 def _contiguous(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

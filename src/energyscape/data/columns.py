@@ -71,6 +71,7 @@ def single_valued(name: str, values: pl.Series, missing: float) -> Column:
 
 
 def label_dtype(values: pl.Series) -> tuple[str, pl.Series]:
+    """The name of the type that labels go back to, and the values in a type that holds them."""
     import polars as pl
 
     if values.dtype.is_float():
@@ -169,6 +170,7 @@ def _counts_rows(name: str, values: pl.Series) -> str:
 
 
 def text_column(name: str, text: pl.Series, missing: float) -> Column:
+    """A column of words: free text and identifiers are left out by name, the rest are categories."""
     present = text.drop_nulls()
     kinds = present.unique()
     n, distinct = present.len(), kinds.len()
@@ -197,6 +199,7 @@ def text_column(name: str, text: pl.Series, missing: float) -> Column:
 def category_column(
     name: str, values: pl.Series, missing: float, dtype: str | None = None
 ) -> Column:
+    """A column of labels, in numerical order where they are numbers."""
     found, kept = label_dtype(values)
     names = labels(kept.drop_nulls().unique()).to_list()
     if found[:3] in ("Int", "UIn", "Flo"):
@@ -210,6 +213,7 @@ def date_column(
     name: str, dates: pl.Series, missing: float,
     pattern: str = "", resolution: float | None = None, note: str = "",
 ) -> Column:  # fmt: skip
+    """A column of dates or times, at the coarsest resolution that keeps all of them."""
     import polars as pl
 
     dtype = "String" if pattern else label_dtype(dates)[0]

@@ -56,6 +56,11 @@ def load_estimator(
     artifact = read_artifact(path)
     config = artifact.config
     known = {cls.__name__.lower(): cls for cls in families.values()}
+    if "model" in config:
+        raise ArtifactError(
+            f"{path} holds the weights of {config['model']}, which is no family: build one and call "
+            "energyscape.load_weights"
+        )
     if config.get("family") not in known:
         raise ArtifactError(f"{path} holds a model of an unknown family {config.get('family')!r}")
     try:
