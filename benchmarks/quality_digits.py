@@ -92,13 +92,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="training time of each run")
     parser.add_argument("--steps", type=int, help="training steps, instead of a time")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent / "results" / "quality_digits.json"
     )
     arguments = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(arguments.threads)
     runs = []
     for family in arguments.families:
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.repeats):

@@ -27,6 +27,7 @@ from energyscape.data import (
     write_table,
 )
 from energyscape.data.blocks import LabelBlock, NumberBlock
+from energyscape.data.picture_codec import frequency_edges
 
 
 def normal(x: np.ndarray, mean: float = 0.0, std: float = 1.0) -> np.ndarray:
@@ -356,6 +357,28 @@ def test_pictures_come_back_exactly(levels: int, seed: int, spread: float) -> No
         np.testing.assert_allclose(log_abs_det, 24 * np.log(2 * spread / levels))
         offset = (x.transpose(0, 2, 3, 1) + 1) / 2 * levels - pictures - 0.5
         assert np.abs(offset).max() <= spread / 2 + 1e-9
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(2, 64), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.5, 1.0]))
+def test_cells_by_frequency_invert_and_are_levels_probabilities_under_a_uniform_density(
+    levels: int, seed: int, power: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    pictures = rng.binomial(levels - 1, 0.1, (4, 3, 3, 1)).astype(np.uint8)
+    edges = frequency_edges(pictures, levels, power=power)
+    codec = PictureCodec((3, 3, 1), levels, 1.0, edges)
+    for noise in (rng, None):
+        x, log_abs_det = codec.encode(pictures, noise)
+        np.testing.assert_array_equal(codec.decode(x), pictures)
+        np.testing.assert_allclose(
+            log_abs_det, np.log(np.diff(edges)[pictures]).reshape(4, -1).sum(1)
+        )
+    every = PictureCodec((1, 1, 1), levels, 1.0, edges)
+    grid = np.arange(levels, dtype=np.uint8).reshape(-1, 1, 1, 1)
+    assert np.exp(every.encode(grid).log_abs_det - np.log(2)).sum() == pytest.approx(1.0)
+    again = PictureCodec.from_state(*codec.state())
+    np.testing.assert_array_equal(again.edges, codec.edges)
 
 
 def test_uniform_density_of_pictures_is_uniform_over_levels() -> None:

@@ -167,7 +167,7 @@ def test_metrics_are_written_as_json_lines(tmp_path):
 def test_pictures_are_dequantised_afresh_within_their_grey_level(rng):
     """Noise differs between batches, and floor((x + 1) / 2 levels) gives the picture back."""
     pictures = torch.randint(0, 17, (6, 1, 3, 3), generator=rng, dtype=torch.uint8)
-    rows = PictureRows(pictures, levels=17)
+    rows = PictureRows(pictures, torch.linspace(-1, 1, 18))
     first, _ = rows.batch(torch.arange(6), 0, rng)
     second, _ = rows.batch(torch.arange(6), 0, rng)
     assert not torch.equal(first, second)
@@ -177,7 +177,9 @@ def test_pictures_are_dequantised_afresh_within_their_grey_level(rng):
 def test_dequantisation_noise_covers_the_stated_share_of_a_level(rng):
     """With spread w the noise is uniform within w/2 of the middle of the cell."""
     pictures = torch.full((200, 1, 4, 4), 3, dtype=torch.uint8)
-    x, _ = PictureRows(pictures, levels=17, spread=0.5).batch(torch.arange(200), 0, rng)
+    x, _ = PictureRows(pictures, torch.linspace(-1, 1, 18), spread=0.5).batch(
+        torch.arange(200), 0, rng
+    )
     u = (x + 1) / 2 * 17 - 3
     assert 0.25 - 1e-5 <= float(u.min()) < 0.26
     assert 0.74 < float(u.max()) <= 0.75 + 1e-5

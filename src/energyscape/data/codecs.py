@@ -76,15 +76,22 @@ def fit_codec(dataset: Any, rows: np.ndarray | None = None) -> Codec:
     >>> fit_codec(load("digits")).event_shape
     (1, 8, 8)
     """
-    from energyscape.data.picture_codec import FEW_LEVELS, PictureCodec, detect_levels
+    from energyscape.data.picture_codec import (
+        FEW_LEVELS,
+        PictureCodec,
+        detect_levels,
+        frequency_edges,
+    )
     from energyscape.data.table_codec import TableCodec
 
     data = dataset.data
     part = data if rows is None else data[rows]
     if dataset.kind == "pictures":
         levels = detect_levels(data)
-        spread = 0.5 if levels <= FEW_LEVELS else 1.0
-        return PictureCodec(data.shape[1:], levels, spread).fit(part)
+        if levels > FEW_LEVELS:
+            return PictureCodec(data.shape[1:], levels).fit(part)
+        edges = frequency_edges(part, levels)
+        return PictureCodec(data.shape[1:], levels, 0.5, edges).fit(part)
     return TableCodec(dataset.schema).fit(part)
 
 

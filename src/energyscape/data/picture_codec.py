@@ -7,9 +7,12 @@ that is ``bits/dim = -log2 p(x) / D + 7`` (Theis et al. 1511.01844, section 3.1)
 generator ``u = 1/2``, the middle of the cell.
 
 With few levels the cells are wide, and a smooth model blurs their hard edges: background pixels come
-out one level up. There u covers only the middle share w of the cell, ``u ~ U[(1-w)/2, (1+w)/2)``,
-which leaves a margin to the edges and the bound ``log P(v) >= E_u[log p(x)] + D log(2 w / L)``
-(variational dequantisation, 1902.00275 eq. 12, with this q).
+out one level up. Two remedies keep the bound exact. The noise covers only the middle share w of a cell,
+``u ~ U[(1-w)/2, (1+w)/2)`` (variational dequantisation, 1902.00275 eq. 12, with this q), and cells may
+differ in width: ``x = e_v + (e_{v+1} - e_v) u`` with edges e rising from -1 to 1, so that a level many
+pixels share, such as a plain background, has room for the model's error. Then
+
+    log P(v) >= E_u[log p(x)] + sum over pixels of log(w (e_{v+1} - e_v)).
 """
 
 from __future__ import annotations
@@ -22,9 +25,9 @@ import numpy as np
 from energyscape.data.codecs import Encoded
 from energyscape.data.errors import DataError
 
-__all__ = ["PictureCodec", "detect_levels"]
+__all__ = ["PictureCodec", "detect_levels", "frequency_edges"]
 
-#: Noise covers the middle half of a cell up to this many levels, all of it above.
+#: Up to this many levels, cells follow the levels' frequencies and noise covers their middle half.
 FEW_LEVELS = 64
 
 
@@ -40,6 +43,21 @@ def detect_levels(pictures: np.ndarray) -> int:
     return max(top + 1, 2) if top < 64 else 256
 
 
+def frequency_edges(pictures: np.ndarray, levels: int, *, power: float = 0.5) -> np.ndarray:
+    """Edges of cells as wide as a power of their level's frequency, shape (levels + 1,).
+
+    Levels never seen count as half a pixel. Power 0 gives equal cells, 1 a uniform marginal.
+
+    >>> frequency_edges(np.array([[0, 0, 0, 1]]), 2, power=1.0).round(2).tolist()
+    [-1.0, 0.4, 1.0]
+    """
+    counts = np.bincount(pictures.ravel(), minlength=levels)[:levels] + 0.5
+    widths = (counts / counts.sum()) ** power
+    edges = 2 * np.concatenate([[0.0], np.cumsum(widths)]) / widths.sum() - 1
+    edges[-1] = 1.0
+    return edges
+
+
 class PictureCodec:
     """Pictures uint8 [N, H, W, C] to x [N, C, H, W] in [-1, 1] and back.
 
@@ -48,6 +66,7 @@ class PictureCodec:
     shape : (H, W, C) of one picture.
     levels : number of grey levels L, 2 to 256.
     spread : share w of a level's cell that the noise covers, in (0, 1].
+    edges : of the cells, shape (levels + 1,), rising from -1 to 1; equal cells by default.
 
     Examples
     --------
@@ -60,7 +79,13 @@ class PictureCodec:
     True
     """
 
-    def __init__(self, shape: Sequence[int], levels: int = 256, spread: float = 1.0) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int],
+        levels: int = 256,
+        spread: float = 1.0,
+        edges: np.ndarray | None = None,
+    ) -> None:
         if len(shape) != 3 or min(shape) < 1:
             raise DataError(f"a picture's shape is (height, width, channels), not {tuple(shape)}")
         if not 2 <= levels <= 256:
@@ -70,9 +95,18 @@ class PictureCodec:
         self.shape = (int(shape[0]), int(shape[1]), int(shape[2]))
         self.levels = int(levels)
         self.spread = float(spread)
+        given = np.linspace(-1, 1, self.levels + 1) if edges is None else edges
+        self.edges = np.asarray(given, dtype=np.float64)
+        if self.edges.shape != (self.levels + 1,) or not (np.diff(self.edges) > 0).all():
+            raise DataError(f"edges are {self.levels + 1} rising numbers from -1 to 1")
 
     def __repr__(self) -> str:
         return f"PictureCodec(shape={self.shape}, levels={self.levels}, spread={self.spread:g})"
+
+    @property
+    def cell(self) -> float:
+        """Width of the narrowest cell, on [-1, 1]."""
+        return float(np.diff(self.edges).min())
 
     @property
     def event_shape(self) -> tuple[int, int, int]:
@@ -97,13 +131,11 @@ class PictureCodec:
         DataError : pictures of another shape, or a value that is no level.
         """
         pictures = self._check(data)
-        v = np.moveaxis(pictures, 3, 1).astype(np.float64)
-        v += 0.5
-        if rng is not None:
-            v += self.spread * (rng.random(v.shape) - 0.5)
-        v *= 2 / self.levels
-        v -= 1
-        return Encoded(v, np.full(len(v), v[0].size * np.log(2 * self.spread / self.levels)))
+        v = np.moveaxis(pictures, 3, 1)
+        widths = np.diff(self.edges)[v]
+        u = 0.5 if rng is None else 0.5 + self.spread * (rng.random(v.shape) - 0.5)
+        log_abs_det = np.log(self.spread * widths).reshape(len(v), -1).sum(1)
+        return Encoded(self.edges[v] + widths * u, log_abs_det)
 
     def decode(self, x: np.ndarray) -> np.ndarray:
         """Back to uint8 [N, H, W, C]; values outside [-1, 1] go to the nearest level."""
@@ -112,18 +144,19 @@ class PictureCodec:
             raise DataError(f"encoded pictures have shape [N, {self.event_shape}], not {x.shape}")
         if not np.isfinite(x).all():
             raise DataError("encoded pictures hold NaN or infinity; they cannot be decoded")
-        v = np.floor((np.moveaxis(x, 1, 3) + 1) * (self.levels / 2))
-        return np.clip(v, 0, self.levels - 1).astype(np.uint8)
+        inner = self.edges[1:-1]
+        return np.searchsorted(inner, np.moveaxis(x, 1, 3), side="right").astype(np.uint8)
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """No arrays; shape, levels and spread."""
+        """The edges; shape, levels and spread."""
         meta = {"shape": list(self.shape), "levels": self.levels, "spread": self.spread}
-        return {}, {"codec": "pictures", **meta}
+        return {"edges": self.edges}, {"codec": "pictures", **meta}
 
     @classmethod
     def from_state(cls, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> Self:
         """The codec again."""
-        return cls(tuple(meta["shape"]), int(meta["levels"]), float(meta["spread"]))
+        shape = tuple(meta["shape"])
+        return cls(shape, int(meta["levels"]), float(meta["spread"]), arrays["edges"])
 
     def _check(self, data: np.ndarray) -> np.ndarray:
         pictures = np.asarray(data)

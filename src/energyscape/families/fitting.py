@@ -71,7 +71,7 @@ def fit_estimator(
     estimator.frame_kind_ = _frame_kind(estimator._template)
     head = split.train[: 1 + 20_000_000 // max(int(np.prod(codec.event_shape)), 1) // 20]
     x = torch.from_numpy(codec.encode(_take(dataset, head), rng).x)
-    cell = 2 / codec.levels if isinstance(codec, PictureCodec) else None
+    cell = codec.cell if isinstance(codec, PictureCodec) else None
     facts = {"event_shape": list(codec.event_shape), "cell": cell, **estimator._measure(x)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -193,7 +193,8 @@ def _rows(dataset: Dataset, rows: np.ndarray, codec: Any, config: TrainConfig, s
     data = _take(dataset, rows)
     if isinstance(codec, PictureCodec):
         pictures = torch.from_numpy(np.ascontiguousarray(np.moveaxis(data, 3, 1))).to(device)
-        return PictureRows(pictures, codec.levels, dtype=dtype, spread=codec.spread)
+        edges = torch.from_numpy(codec.edges)
+        return PictureRows(pictures, edges, dtype=dtype, spread=codec.spread)
     prepared = codec.prepare(data)
     some = codec.prepare(data[:64])
     twice = [codec.encode(some, np.random.default_rng([seed, i])).x for i in (0, 1)]

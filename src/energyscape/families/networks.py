@@ -34,8 +34,7 @@ def field_network(settings: Mapping[str, Any], event_shape: Sequence[int]) -> nn
     width, blocks, dropout = settings["width"], settings["blocks"], settings["dropout"]
     if _is_picture(settings, event_shape):
         return PictureNet(event_shape, width=width or 32, blocks=blocks or 2, dropout=dropout)
-    wide = 512 if len(event_shape) == 3 else 256
-    return ResidualMLP(event_shape, width=width or wide, blocks=blocks or 4, dropout=dropout)
+    return ResidualMLP(event_shape, width=width or 256, blocks=blocks or 4, dropout=dropout)
 
 
 def energy_network(settings: Mapping[str, Any], event_shape: Sequence[int]) -> nn.Module:

@@ -59,32 +59,32 @@ class TensorRows:
 
 
 class PictureRows:
-    """Pictures dequantised afresh in every batch: ``(v + u) / levels * 2 - 1``, u about 1/2.
+    """Pictures dequantised afresh in every batch: ``e_v + (e_{v+1} - e_v) u``, u about 1/2.
 
     Parameters
     ----------
     pictures : uint8 Tensor of shape (n, channels, height, width)
-    levels : int
-        Number of grey levels, 256 for 8-bit pictures.
-    spread : float
-        Share of a grey level that the noise covers: ``u ~ U[(1 - spread)/2, (1 + spread)/2)``.
+    edges : Tensor of shape (levels + 1,)
+        Edges of the grey levels' cells, rising from -1 to 1.
     label : Tensor of shape (n,), optional
     dtype : torch.dtype
+    spread : float
+        Share of a cell that the noise covers: ``u ~ U[(1 - spread)/2, (1 + spread)/2)``.
     """
 
     def __init__(
         self,
         pictures: Tensor,
-        levels: int,
+        edges: Tensor,
         label: Tensor | None = None,
         dtype: torch.dtype = torch.float32,
         spread: float = 1.0,
     ) -> None:
+        widths = edges.diff()
         self.pictures = pictures
-        self.levels = levels
-        self.spread = spread
+        self.low = (edges[:-1] + 0.5 * (1 - spread) * widths).to(pictures.device, dtype)
+        self.width = (spread * widths).to(pictures.device, dtype)
         self.label = label
-        self.dtype = dtype
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -93,10 +93,9 @@ class PictureRows:
         self, indices: Tensor, step: int, rng: torch.Generator
     ) -> tuple[Tensor, Tensor | None]:
         """The pictures on [-1, 1] with fresh uniform noise inside each grey level."""
-        v = self.pictures[indices].to(self.dtype)
-        u = torch.rand(v.shape, generator=rng, dtype=self.dtype, device=v.device)
-        v.add_(u, alpha=self.spread).add_((1 - self.spread) / 2)
-        x = v.mul_(2 / self.levels).sub_(1)
+        v = self.pictures[indices].long()
+        u = torch.rand(v.shape, generator=rng, dtype=self.low.dtype, device=v.device)
+        x = torch.addcmul(self.low[v], self.width[v], u)
         return x, None if self.label is None else self.label[indices]
 
 
