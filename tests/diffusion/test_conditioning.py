@@ -52,7 +52,7 @@ def test_conjugate_gradients_agree_with_the_dense_solve(monkeypatch):
     mask = torch.tensor([True, False, True, True, False, False])
     given = Conditioned(FunctionDenoiser(p.denoise), mask, 0 * x + 0.2, noise=0.1, iterations=6)
     dense = given(x, 0.7)
-    monkeypatch.setattr("energyscape.diffusion.conditioning._DENSE_DIMENSIONS", 1)
+    monkeypatch.setattr("energyscape.diffusion.conditioning._DENSE_COORDINATES", 1)
     assert torch.allclose(given(x, 0.7), dense, atol=1e-8)
 
 
@@ -128,7 +128,7 @@ def test_bad_conditions_are_named():
     with pytest.raises(ValueError, match="rows"):
         Conditioned(denoiser, FIRST.expand(2, 2), torch.zeros(2, 2))(torch.zeros(3, 2), 1.0)
     rng = torch.Generator()
-    wide = torch.zeros(1, 65)
+    wide = torch.zeros(1, 65)  # all of them known
     with pytest.raises(ValueError, match="64"):
         twisted_sample(denoiser, wide == 0, wide, schedule=EDM(), steps=4, rng=rng)
 

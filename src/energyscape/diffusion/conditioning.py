@@ -22,18 +22,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from energyscape.diffusion.samplers import initial_noise, ladder
+from energyscape.diffusion.samplers import Progress, initial_noise, ladder
 from energyscape.models import Denoiser, per_row
 from energyscape.schedules import Schedule
 
 __all__ = ["Conditioned", "twisted_sample"]
 
-_DENSE_DIMENSIONS = 64
+_DENSE_COORDINATES = 64
 
 
 class _Moments(NamedTuple):
@@ -57,8 +57,8 @@ class Conditioned(Denoiser):
     noise : float
         Standard deviation r of the known values; at 0 they come back as given.
     iterations : int
-        Conjugate-gradient steps for events of more than 64 dimensions, where the covariance is only
-        ever multiplied; up to 64 it is formed and inverted.
+        Conjugate-gradient steps where more than 64 coordinates are known and the covariance is only
+        ever multiplied; up to 64, their rows of it are formed, one derivative each, and solved.
 
     Raises
     ------
@@ -113,7 +113,7 @@ class Conditioned(Denoiser):
         return self.moments(x, sigma, label).conditional
 
     def moments(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> _Moments:
-        """Both estimates and the log-evidence of the values (NaN above 64 dimensions)."""
+        """Both estimates and the log-evidence of the values (NaN where more than 64 are known)."""
         mask, y = self._known(x)
         variance = per_row(sigma, x).square()
         with torch.enable_grad():
@@ -125,8 +125,9 @@ class Conditioned(Denoiser):
             return variance * product
 
         residual = torch.where(mask, y - plain.detach(), 0)
-        if x[0].numel() <= _DENSE_DIMENSIONS:
-            solved, shift, log_evidence = self._dense(covariance_times, mask, residual, variance)
+        known = mask.flatten(1).any(0).nonzero().flatten()
+        if len(known) <= _DENSE_COORDINATES:
+            shift, log_evidence = self._dense(covariance_times, known, mask, residual, variance)
         else:
             solved = self._conjugate_gradient(covariance_times, mask, residual, variance)
             shift = covariance_times(solved)
@@ -148,39 +149,43 @@ class Conditioned(Denoiser):
     def _dense(
         self,
         covariance_times: Callable[[Tensor], Tensor],
+        coordinates: Tensor,
         mask: Tensor,
         residual: Tensor,
         variance: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        flat = residual.flatten(1)
-        batch, dim = flat.shape
-        known = mask.flatten(1)
-        eye = torch.eye(dim, dtype=flat.dtype, device=flat.device)
+    ) -> tuple[Tensor, Tensor]:
+        """Shift and log-evidence by the rows of V at the coordinates known in some row."""
+        if len(coordinates) == 0:
+            return torch.zeros_like(residual), residual.new_zeros(len(residual))
+        known = mask.flatten(1)[:, coordinates]
+        flat = residual.flatten(1)[:, coordinates]
+        eye = torch.eye(residual[0].numel(), dtype=flat.dtype, device=flat.device)[coordinates]
         rows = [
             covariance_times(e.reshape(1, *residual.shape[1:]).expand(residual.shape)).flatten(1)
             for e in eye
         ]
         v = torch.stack(rows, 1)
-        v = 0.5 * (v + v.transpose(1, 2))
+        inner = v[:, :, coordinates]
+        inner = 0.5 * (inner + inner.transpose(1, 2))
         both = known[:, :, None] & known[:, None, :]
-        # Unknown coordinates get a unit diagonal: they drop out of the solve and the determinant.
-        system = torch.where(both, v, 0) + torch.diag_embed((~known).to(v.dtype))
+        # Coordinates unknown in a row get a unit diagonal: they drop out of solve and determinant.
+        system = torch.where(both, inner, 0) + torch.diag_embed((~known).to(v.dtype))
         system = system + self.noise**2 * torch.diag_embed(known.to(v.dtype))
         # A network's dD/dx need not be positive, and constant columns have no variance: eigenvalues
         # stop at the rounding of sigma^2, below which nothing is known about them.
-        floor = 10 * torch.finfo(v.dtype).eps * variance.reshape(batch, 1)
+        floor = 10 * torch.finfo(v.dtype).eps * variance.reshape(len(v), 1)
         eigenvalues, vectors = torch.linalg.eigh(system)
         eigenvalues = torch.maximum(eigenvalues, torch.clamp(floor, max=1.0))
         rotated = (vectors.transpose(1, 2) @ flat[:, :, None]).squeeze(2)
         solved = (vectors @ (rotated / eigenvalues)[:, :, None]).squeeze(2)
         solved = torch.where(known, solved, 0)
-        shift = (v @ solved[:, :, None]).squeeze(2)
+        shift = (v.transpose(1, 2) @ solved[:, :, None]).squeeze(2)
         log_evidence = -0.5 * (
             (rotated.square() / eigenvalues).sum(1)
             + eigenvalues.log().sum(1)
             + known.sum(1) * math.log(2 * math.pi)
         )
-        return solved.reshape(residual.shape), shift.reshape(residual.shape), log_evidence
+        return shift.reshape(residual.shape), log_evidence
 
     def _conjugate_gradient(
         self,
@@ -223,6 +228,8 @@ def twisted_sample(
     steps: int | None = None,
     rng: torch.Generator,
     label: Tensor | None = None,
+    start: tuple[Tensor, Tensor] | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
     """One draw a row given known coordinates, by twisted sequential Monte Carlo (2306.17775 alg. 1).
 
@@ -235,13 +242,19 @@ def twisted_sample(
     ----------
     denoiser : Denoiser
     mask, values : Tensor of shape (batch, ...)
-        True where known, and what is known; events of at most 64 dimensions.
+        True where known, and what is known; at most 64 coordinates may be known.
     particles : int
         K, per row.
     levels, schedule, steps
         As in `sample`; 50 or more levels, since the weights are exact for the chain they define.
     rng : torch.Generator
     label : Tensor of shape (batch,), optional
+    start : (mean, variance), optional
+        Of each coordinate of the data, broadcast over rows: the walk starts from
+        ``N(mean, variance + sigma^2)``, and the largest level need be no more than a few times the
+        data's spread; otherwise from ``N(0, sigma^2)``, and it must be far above.
+    progress : callable, optional
+        Called as ``progress(done, total)`` after each level.
 
     Returns
     -------
@@ -250,27 +263,43 @@ def twisted_sample(
     Raises
     ------
     ValueError
-        For events of more than 64 dimensions.
+        If more than 64 coordinates are known.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from energyscape.densities import GaussianMixture
+    >>> from energyscape.models import FunctionDenoiser
+    >>> from energyscape.schedules import EDM
+    >>> cov = torch.tensor([[[1.0, 0.8], [0.8, 1.0]]])
+    >>> p = GaussianMixture([1.0], torch.zeros(1, 2), cov)
+    >>> known = torch.tensor([True, False])
+    >>> values = torch.tensor([[1.0, 0.0]], dtype=torch.float64).expand(400, 2)
+    >>> x = twisted_sample(FunctionDenoiser(p.denoise), known, values, particles=4,
+    ...                    schedule=EDM(), steps=32, rng=torch.Generator().manual_seed(0))
+    >>> bool((x[:, 1].mean() - 0.8).abs() < 0.15)
+    True
     """
     values = torch.as_tensor(values)
     batch, event = len(values), values.shape[1:]
-    if math.prod(event) > _DENSE_DIMENSIONS:
+    mask = torch.as_tensor(mask).expand(values.shape)
+    coordinates = int(mask.flatten(1).any(0).sum())
+    if coordinates > _DENSE_COORDINATES:
         raise ValueError(
-            f"twisted sampling forms covariances and takes at most {_DENSE_DIMENSIONS} dimensions, "
-            f"got {math.prod(event)}: use sample() with a Conditioned denoiser"
+            f"twisted sampling forms covariances of at most {_DENSE_COORDINATES} known coordinates, "
+            f"got {coordinates}: use sample() with a Conditioned denoiser"
         )
     if particles < 2:
         raise ValueError(f"particles must be at least 2, got {particles}")
     table = ladder(levels, schedule, steps)[:-1]
-    mask = torch.as_tensor(mask).expand(values.shape)
     wide = [t.repeat_interleave(particles, 0) for t in (mask, values)]
     labels = None if label is None else label.repeat_interleave(particles, 0)
     given = Conditioned(denoiser, *wide)
     shape, kind = (batch * particles, *event), {"dtype": values.dtype, "device": values.device}
-    x = initial_noise(shape, table[0], rng, **kind)  # type: ignore[arg-type]
+    x = _first_state(shape, table[0], start, rng, kind)
     now = given.moments(x, table[0], labels)
     log_w = now.log_evidence.reshape(batch, particles)
-    for s, t in itertools.pairwise(table):
+    for done, (s, t) in enumerate(itertools.pairwise(table), start=1):
         chosen = _resample(log_w, rng)
         log_w = torch.where(chosen.renewed[:, None], 0.0, log_w)
         x, now = x[chosen.indices], _Moments(*(part[chosen.indices] for part in now))
@@ -283,9 +312,25 @@ def twisted_sample(
         then = given.moments(x, t, labels)
         log_w = log_w + (gain + then.log_evidence - now.log_evidence).reshape(batch, particles)
         now = then
+        if progress is not None:
+            progress(done, len(table) - 1)
     which = torch.multinomial(log_w.softmax(1), 1, generator=rng).squeeze(1)
     rows = torch.arange(batch, device=which.device) * particles + which
     return now.conditional[rows]
+
+
+def _first_state(
+    shape: Sequence[int],
+    sigma: float,
+    start: tuple[Tensor, Tensor] | None,
+    rng: torch.Generator,
+    kind: dict[str, Any],
+) -> Tensor:
+    """The state at the largest level: broad noise, or the data's first two moments blurred."""
+    if start is None:
+        return initial_noise(shape, sigma, rng, **kind)
+    mean, variance = (part.to(**kind) for part in start)
+    return mean + (variance + sigma**2).sqrt() * torch.randn(tuple(shape), generator=rng, **kind)
 
 
 class _Resampled(NamedTuple):
