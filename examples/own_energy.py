@@ -38,7 +38,7 @@ class TurnedEnergy(Energy):
 
 
 def fit(x: Tensor, held_out: Tensor, out: Path) -> TurnedEnergy:
-    config = TrainConfig(max_steps=700, batch_size=128, learning_rate=5e-3, seed=0)
+    config = TrainConfig(max_steps=500, batch_size=128, learning_rate=5e-3, seed=0)
     run = train(
         TurnedEnergy(), SlicedScoreMatching(), x, validation=held_out, config=config, out=out
     )

@@ -268,11 +268,12 @@ def load_weights(path: str | os.PathLike[str], model: nn.Module) -> dict[str, An
     if strange:
         side = "the model has no" if strange[0] in artifact.model else "the folder has no"
         raise ArtifactError(f"{path} holds the weights of another model: {side} {strange[0]}")
-    for name, value in artifact.model.items():
-        if value.shape != own[name].shape:
+    for name, value in own.items():
+        found = artifact.model[name]
+        if found.shape != value.shape:
             raise ArtifactError(
                 f"{path} holds the weights of another model: {name} has shape "
-                f"{tuple(value.shape)} there and {tuple(own[name].shape)} here"
+                f"{tuple(found.shape)} there and {tuple(value.shape)} here"
             )
     model.load_state_dict(artifact.model)
     return {k: v for k, v in artifact.manifest.items() if k not in ("files", "format")}
