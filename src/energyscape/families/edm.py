@@ -67,9 +67,9 @@ class EDM(DenoiserEstimator):
         s.keep(self, locals())
 
     def _schedule(self, facts: Mapping[str, Any]) -> schedules.EDM:
-        # Below a quarter of a picture's grey level nothing is left to resolve.
+        # Far below a picture's grey level nothing is left to resolve but the dequantisation noise.
         scale = facts["sigma_data"]
-        low = 0.004 * scale if facts["cell"] is None else facts["cell"] / 4
+        low = 0.004 * scale if facts["cell"] is None else facts["cell"] / 6
         return schedules.EDM.for_data(scale, sigma_min=low / scale / 2)
 
     def _build(self, facts: Mapping[str, Any]) -> nn.Module:
