@@ -15,6 +15,7 @@ from torch import Tensor
 
 from energyscape.artifact import fingerprint
 from energyscape.data import Dataset, PictureCodec, Split, fit_codec, split_rows
+from energyscape.families.labels import class_labels
 from energyscape.training import (
     CheckpointError,
     EncodedRows,
@@ -58,6 +59,7 @@ def fit_estimator(
         "settings": {k: v for k, v in settings.items() if k not in _FREE},
         "data": data_fingerprint(dataset),
     }
+    classes = class_labels(settings.get("label"), dataset)
     seed = _seed(settings["random_state"], record, identity)
     rng = np.random.default_rng(seed)
     split = split_rows(
@@ -73,6 +75,8 @@ def fit_estimator(
     x = torch.from_numpy(codec.encode(_take(dataset, head), rng).x)
     cell = codec.cell if isinstance(codec, PictureCodec) else None
     facts = {"event_shape": list(codec.event_shape), "cell": cell, **estimator._measure(x)}
+    facts |= {} if classes is None else classes.facts(split.train)
+    codes = None if classes is None else torch.from_numpy(classes.codes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = estimator._build(facts)
@@ -82,8 +86,8 @@ def fit_estimator(
     run = train(
         composition.model,
         composition.objective,
-        _rows(dataset, split.train, codec, config, seed),
-        validation=_held_out(dataset, split, codec, config, seed),
+        _rows(dataset, split.train, codec, config, seed, codes),
+        validation=_held_out(dataset, split, codec, config, seed, codes),
         validation_objective=composition.validation_objective,
         config=config,
         out=record.out,
@@ -184,40 +188,54 @@ def _take(dataset: Dataset, rows: np.ndarray) -> Any:
     return dataset.data[rows]
 
 
-def _rows(dataset: Dataset, rows: np.ndarray, codec: Any, config: TrainConfig, seed: int) -> Rows:
+def _rows(
+    dataset: Dataset,
+    rows: np.ndarray,
+    codec: Any,
+    config: TrainConfig,
+    seed: int,
+    codes: Tensor | None,
+) -> Rows:
     """Rows for the loop, on the training device, with noise drawn afresh where the codec draws any."""
     from energyscape.training.run import choose_device
 
     device = choose_device(config.device)
     dtype = torch.float64 if config.precision == "float64" else torch.float32
     data = _take(dataset, rows)
+    label = None if codes is None else codes[torch.from_numpy(rows)].to(device)
     if isinstance(codec, PictureCodec):
         pictures = torch.from_numpy(np.ascontiguousarray(np.moveaxis(data, 3, 1))).to(device)
         edges = torch.from_numpy(codec.edges)
-        return PictureRows(pictures, edges, dtype=dtype, spread=codec.spread)
+        return PictureRows(pictures, edges, label, dtype=dtype, spread=codec.spread)
     prepared = codec.prepare(data)
     some = codec.prepare(data[:64])
     twice = [codec.encode(some, np.random.default_rng([seed, i])).x for i in (0, 1)]
     if np.array_equal(*twice):
         x = codec.encode(prepared, None).x
-        return TensorRows(torch.as_tensor(x, dtype=dtype, device=device))
+        return TensorRows(torch.as_tensor(x, dtype=dtype, device=device), label)
     refresh = max(-(-len(rows) // config.batch_size), 200)
     return EncodedRows(
         lambda r: codec.encode(prepared, r).x,
         len(rows),
         seed=seed,
         refresh=refresh,
+        label=label,
         dtype=dtype,
         device=device,
     )
 
 
 def _held_out(
-    dataset: Dataset, split: Split, codec: Any, config: TrainConfig, seed: int
+    dataset: Dataset,
+    split: Split,
+    codec: Any,
+    config: TrainConfig,
+    seed: int,
+    codes: Tensor | None,
 ) -> Rows | None:
     if len(split.validation) == 0:
         return None
-    return _rows(dataset, split.validation[:2048], codec, config, seed + 1)
+    return _rows(dataset, split.validation[:2048], codec, config, seed + 1, codes)
 
 
 def _calibrate(estimator: DensityEstimator, dataset: Dataset, split: Split) -> None:

@@ -16,7 +16,9 @@ __all__ = ["energy_network", "field_network"]
 _SMALLEST_PICTURE = 100
 
 
-def field_network(settings: Mapping[str, Any], event_shape: Sequence[int]) -> nn.Module:
+def field_network(
+    settings: Mapping[str, Any], event_shape: Sequence[int], num_labels: int = 0
+) -> nn.Module:
     """A noise-conditional field: a residual perceptron, or a picture network for pictures.
 
     Parameters
@@ -25,6 +27,8 @@ def field_network(settings: Mapping[str, Any], event_shape: Sequence[int]) -> nn
         ``network``, ``width``, ``blocks`` and ``dropout`` of a family.
     event_shape : sequence of int
         Shape of one encoded row.
+    num_labels : int
+        Number of classes; 0 for none.
 
     Raises
     ------
@@ -33,8 +37,20 @@ def field_network(settings: Mapping[str, Any], event_shape: Sequence[int]) -> nn
     """
     width, blocks, dropout = settings["width"], settings["blocks"], settings["dropout"]
     if _is_picture(settings, event_shape):
-        return PictureNet(event_shape, width=width or 32, blocks=blocks or 2, dropout=dropout)
-    return ResidualMLP(event_shape, width=width or 256, blocks=blocks or 4, dropout=dropout)
+        return PictureNet(
+            event_shape,
+            width=width or 32,
+            blocks=blocks or 2,
+            num_labels=num_labels,
+            dropout=dropout,
+        )
+    return ResidualMLP(
+        event_shape,
+        width=width or 256,
+        blocks=blocks or 4,
+        num_labels=num_labels,
+        dropout=dropout,
+    )
 
 
 def energy_network(settings: Mapping[str, Any], event_shape: Sequence[int]) -> nn.Module:

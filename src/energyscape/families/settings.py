@@ -58,6 +58,20 @@ Precision = Annotated[
     Literal["auto", "float32", "bfloat16", "float64"],
     Field(description="of training; scores and densities are always computed in float64"),
 ]
+Label = Annotated[
+    str | None,
+    Field(
+        description="column of classes to condition on, or 'labels' for those the data came with "
+        "(folders of pictures, y); none: no classes"
+    ),
+]
+Clip = Annotated[
+    Literal["auto", "none", "static", "dynamic"],
+    Field(
+        description="clipping of estimates to the range of pictures while sampling; auto: pictures "
+        "only, dynamic under guidance"
+    ),
+]
 Verbose = Annotated[bool, Field(description="show a progress bar")]
 
 
