@@ -1,32 +1,58 @@
-"""EBM: maximum likelihood with negatives from persistent Langevin chains.
+"""EBM: one energy, and every way of the field to train it.
 
     model      p = exp(-E)/Z, E a network tilted by a wide Gaussian
-    objective  mean E(data) - mean E(chains)                     the contrastive gradient
-    sampler    Langevin at temperature 1 from a replay buffer; MALA for samples
+    objective  persistent     mean E(data) - mean E(chains), chains kept from step to step
+               cd             the same with chains that start at the data
+               short-run      the same with chains that start at a Gaussian
+               improved-cd    cd with the gradient through the last step
+               nce            data against a fitted mixture, by logistic regression
+               ratio          neighbouring noise levels told apart, level by level
+               denoising      the score of the data blurred at one level
+               sliced, exact  the score of the data by parts
+    sampler    Metropolis chains at temperature 1 from the replay buffer
 
-Sources: Tieleman 2008 (persistent chains), Du and Mordatch 1903.08689 (replay buffer with restarts).
+The first three follow the gradient of the likelihood as far as their chains follow the model. Score
+matching is blind to how probable separate modes are. Sources: Tieleman 2008, Du and Mordatch
+1903.08689, Nijkamp et al. 1904.09770, Du et al. 2012.01316, Gutmann and Hyvarinen 2012, 2006.12204.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from energyscape.families import settings as s
 from energyscape.families.base import Composition
-from energyscape.families.energies import EnergyEstimator
-from energyscape.mcmc import ULA, run_chains
-from energyscape.objectives import Contrastive, DenoisingScoreMatching, Perturbed
+from energyscape.families.energies import EnergyEstimator, LevelEnergy, Watched, by_parts
+from energyscape.families.networks import energy_network
+from energyscape.families.walks import gradients_per_move, walker
+from energyscape.mcmc import anneal
+from energyscape.models import Energy, PreconditionedEnergy
+from energyscape.nn import ResidualMLP
+from energyscape.objectives import (
+    Contrastive,
+    DenoisingScoreMatching,
+    ExactScoreMatching,
+    ImprovedStep,
+    NoiseContrastive,
+    Objective,
+    Perturbed,
+    RatioContrastive,
+    SlicedScoreMatching,
+    fit_gaussian,
+    fit_gaussian_mixture,
+)
 from energyscape.targets import Target
 
 __all__ = ["EBM"]
 
 _BUFFER = 4096
+_RATIO_LEVELS = 8
 
 
 class EBM(EnergyEstimator):
@@ -47,22 +73,51 @@ class EBM(EnergyEstimator):
     def __init__(
         self,
         max_steps: s.MaxSteps = 3000,
-        batch_size: s.BatchSize = 128,
-        learning_rate: s.LearningRate = 5e-4,
+        batch_size: s.BatchSize = 256,
+        learning_rate: s.LearningRate = 1e-3,
         weight_decay: s.WeightDecay = 0.0,
-        ema_decay: s.EMADecay = 0.995,
+        ema_decay: s.EMADecay = 0.998,
+        objective: Annotated[
+            Literal[
+                "persistent",
+                "cd",
+                "short-run",
+                "improved-cd",
+                "nce",
+                "ratio",
+                "denoising",
+                "sliced",
+                "exact",
+            ],
+            Field(description="what trains the energy; the first four run chains"),
+        ] = "persistent",
+        sampler: Annotated[
+            Literal["ula", "mala", "hmc"], Field(description="how chains move in training")
+        ] = "mala",
         chain_steps: Annotated[
-            int, Field(ge=1, description="Langevin steps of the chains per training step")
-        ] = 20,
+            int | None,
+            Field(
+                ge=1, description="gradients per chain and training step; none: by the objective"
+            ),
+        ] = None,
         step_size: Annotated[
-            float, Field(gt=0, description="Langevin step in units of the squared data scale")
+            float | None,
+            Field(
+                gt=0,
+                description="(largest) step in units of the squared data scale, for hmc of the "
+                "scale; none: by the sampler",
+            ),
+        ] = None,
+        restart_fraction: Annotated[
+            float, Field(ge=0, le=1, description="share of the chains that restart at a Gaussian")
         ] = 0.01,
         noise_level: Annotated[
             float, Field(ge=0, description="noise added to rows, in units of the data scale")
-        ] = 0.1,
+        ] = 0.02,
         regulariser: Annotated[
             float, Field(ge=0, description="weight of mean(E^2), which biases the density")
         ] = 0.0,
+        normalise: s.Normalise = True,
         network: s.Network = "auto",
         width: s.Width = None,
         blocks: s.Blocks = None,
@@ -78,26 +133,73 @@ class EBM(EnergyEstimator):
     ) -> None:
         s.keep(self, locals())
 
+    def _build(self, facts: Mapping[str, Any]) -> Energy:
+        settings, shape = self.get_params(), facts["event_shape"]
+        if settings["objective"] != "ratio":
+            return self._confined(energy_network(settings, shape), facts)
+        # Ratios need an energy at every level; the density learned is the one at the first.
+        network = ResidualMLP(
+            shape, width=settings["width"] or 128, blocks=settings["blocks"] or 3, scalar=True
+        )
+        return LevelEnergy(PreconditionedEnergy(network, facts["scale"]), self._levels(facts)[0])
+
+    def _levels(self, facts: Mapping[str, Any]) -> list[float]:
+        low = max(self.get_params()["noise_level"], 1e-3) * facts["scale"]
+        ratio = (4.0 * facts["scale"] / low) ** (1 / (_RATIO_LEVELS - 1))
+        return [low * ratio**k for k in range(_RATIO_LEVELS)]
+
     def _compose(self, model: nn.Module, facts: Mapping[str, Any]) -> Composition:
         settings = self.get_params()
-        scale = facts["scale"]
-        kernel = ULA(settings["step_size"] * scale**2)
+        noise = settings["noise_level"] * facts["scale"]
+        dim = math.prod(facts["event_shape"])
+        name = settings["objective"]
+        if name in ("persistent", "cd", "short-run", "improved-cd"):
+            objective: Objective = Watched(self._contrastive(facts, dim), dim)
+        elif name == "nce":
+            objective = NoiseContrastive(self._noise_density(noise), nu=4)
+        elif name == "ratio":
+            return Composition(model, self._ratios(facts), by_parts(dim, noise))
+        elif name == "denoising":
+            sigma = max(noise, 1e-3 * facts["scale"])
+            return Composition(model, DenoisingScoreMatching(sigma))
+        else:
+            objective = ExactScoreMatching() if name == "exact" else SlicedScoreMatching()
+            return Composition(model, Perturbed(objective, noise))
+        return Composition(model, Perturbed(objective, noise), by_parts(dim, noise))
+
+    def _contrastive(self, facts: Mapping[str, Any], dim: int) -> Contrastive:
+        """Chains on the model as negatives."""
+        settings = self.get_params()
+        name, sampler, scale = settings["objective"], settings["sampler"], facts["scale"]
+        kernel = walker(sampler, scale, dim, settings["step_size"])
+        gradients = settings["chain_steps"] or (50 if name == "short-run" else 10)
+        moves = max(1, gradients // gradients_per_move(sampler))
 
         def chains(target: Target, start: Tensor, rng: torch.Generator) -> Tensor:
-            steps = settings["chain_steps"]
-            return run_chains(kernel, target, start, steps, rng=rng, keep="last").x
+            return anneal(start, [target], kernel, moves, rng=rng).x
 
-        sigma = max(settings["noise_level"] * scale, 1e-3 * scale)
-        contrastive = Contrastive(
-            chains, start="persistent", buffer_size=_BUFFER, regulariser=settings["regulariser"]
-        )
-        return Composition(
-            model,
-            Perturbed(contrastive, settings["noise_level"] * scale),
-            DenoisingScoreMatching(sigma),
+        improved = None
+        if name == "improved-cd":
+            improved = ImprovedStep(1e-3 * scale**2)
+        start: Any = {"persistent": "persistent", "short-run": "noise"}.get(name, "data")
+        return Contrastive(
+            chains,
+            start=start,
+            buffer_size=max(_BUFFER, settings["batch_size"]),
+            restart_fraction=settings["restart_fraction"],
+            regulariser=settings["regulariser"],
+            improved=improved,
         )
 
-    def _after_training(self, x: Tensor, aux: dict[str, Tensor] | None) -> dict[str, np.ndarray]:
-        if aux is None or "buffer" not in aux:
-            return {}
-        return {"chains": aux["buffer"].detach().float().cpu().numpy()[:_BUFFER]}
+    def _noise_density(self, noise: float) -> Any:
+        """A mixture that covers the (blurred) training rows."""
+        x, rng = self._rows(), torch.Generator().manual_seed(0)
+        x = x + noise * torch.randn(x.shape, generator=rng, dtype=x.dtype)
+        components = max(1, min(16, len(x) // (10 * x[0].numel())))
+        return fit_gaussian_mixture(x, components, rng, steps=30, inflate=1.2)
+
+    def _ratios(self, facts: Mapping[str, Any]) -> RatioContrastive:
+        levels, x = self._levels(facts), self._rows()
+        rng = torch.Generator().manual_seed(0)
+        x = x + levels[-1] * torch.randn(x.shape, generator=rng, dtype=x.dtype)
+        return RatioContrastive(levels, fit_gaussian(x))

@@ -1,61 +1,283 @@
 """What the energy families share: chains for samples, a normalised density where it can be trusted.
 
-The model is one energy at one small noise level, ``p = exp(-E)/Z``. Ratios need no Z. Its log-density
-is normalised by annealed importance sampling from a Gaussian fitted to the data; when the bounds from
-both sides disagree it stays unnormalised, and says so.
+The model is one energy at one small noise level, ``p = exp(-E)/Z``. Ratios need no Z. After training
+
+    chains   settle on the averaged weights; some are kept as starts of samples, some are judged
+    log Z    by annealed importance sampling from a Gaussian fitted to the training rows, upwards
+             from its draws and downwards from the settled chains
+
+and the log-density is ``-E - log Z`` where both sides agree. Where they do not it stays unnormalised,
+and says so.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from energyscape.families.base import DensityEstimator, ProgressCallback, Values
 from energyscape.families.denoising import as_steps
-from energyscape.families.networks import energy_network
-from energyscape.mcmc import MALA, run_chains
+from energyscape.families.walks import SAMPLERS, settled, walker, warmed
+from energyscape.mcmc import MALA, GaussianBase, Kernel, LogZ, ParallelTempering, ais, run_chains
 from energyscape.models import ConfinedEnergy, Energy, NetworkEnergy
+from energyscape.objectives import (
+    Aux,
+    ChainsDiverged,
+    ExactScoreMatching,
+    LossOutput,
+    Objective,
+    Perturbed,
+    SlicedScoreMatching,
+)
+from energyscape.training import TrainingDiverged
 
-__all__ = ["EnergyEstimator"]
+__all__ = ["EnergyEstimator", "LevelEnergy", "Watched", "by_parts"]
 
 _CONFINEMENT = 3.0
-_CHAINS = 2000
+_NORMALISED_DIMENSIONS = 256
+_ROWS = 4096
+
+
+def by_parts(dim: int, noise: float) -> Objective:
+    """The held-out measure of an energy without Z: score matching by parts, exact where cheap."""
+    exact = dim <= 4
+    return Perturbed(ExactScoreMatching() if exact else SlicedScoreMatching(), noise)
+
+
+class LevelEnergy(Energy):
+    """A noise-conditional energy that stands at one level unless told another."""
+
+    def __init__(self, energy: Energy, sigma: float) -> None:
+        super().__init__()
+        self.energy = energy
+        self.sigma = sigma
+
+    def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
+        """E(x, sigma), shape (batch,)."""
+        return cast(Tensor, self.energy(x, self.sigma if sigma is None else sigma))
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A contrastive objective that ends training, with a reason, when its chains leave the data.
+
+    Data and chains have about the same energy while the chains follow the model. A gap of `limit`
+    nats means that they do not: the energy fell without bound, or the steps are too large.
+    """
+
+    objective: Objective
+    dim: int
+
+    @property
+    def limit(self) -> float:
+        """The gap in nats, above what any start of training shows."""
+        return 1000.0 + 10.0 * self.dim
+
+    @property
+    def needs_double_backward(self) -> bool:
+        """That of the objective within."""
+        return self.objective.needs_double_backward
+
+    def init(self, model: nn.Module, x: Tensor, rng: torch.Generator) -> Aux:
+        """The state of the objective within."""
+        return self.objective.init(model, x, rng)
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        aux: Aux,
+        rng: torch.Generator,
+        *,
+        label: Tensor | None = None,
+    ) -> LossOutput:
+        """The loss of each row, shape (batch,).
+
+        Raises
+        ------
+        TrainingDiverged
+            When chains are not finite, or data and chains are `limit` nats apart.
+        """
+        try:
+            out = self.objective(model, x, aux, rng, label=label)
+        except ChainsDiverged as error:
+            raise TrainingDiverged(f"training diverged: {error}") from error
+        gap = float(out.metrics["energy_gap"])
+        if not abs(gap) < self.limit:
+            where = "above" if gap > 0 else "below"
+            raise TrainingDiverged(
+                f"training diverged: the data's energy is {abs(gap):.3g} nats {where} that of the "
+                "chains, which no longer follow the model: lower learning_rate or step_size, raise "
+                "chain_steps, or give regulariser=0.001"
+            )
+        return out
 
 
 class EnergyEstimator(DensityEstimator):
     """A family whose model is an `Energy` of the encoded rows."""
 
-    default_steps = 500
+    default_steps = 200
+
+    # -- building ------------------------------------------------------------------------------
 
     def _measure(self, x: Tensor) -> dict[str, Any]:
+        self._training_rows = x[:_ROWS].double()
         flat = x.flatten(1)
         spread = flat.var(0, unbiased=False)
         return {
             "scale": max(float(spread.mean().sqrt()), 1e-3),
             "mean": flat.mean(0).tolist(),
+            "variance": spread.tolist(),
         }
 
-    def _build(self, facts: Mapping[str, Any]) -> Energy:
-        shape = facts["event_shape"]
-        network = energy_network(self.get_params(), shape)
-        centre = torch.tensor(facts["mean"], dtype=torch.float32).reshape(shape)
+    def _rows(self) -> Tensor:
+        """Some training rows, while the objective is composed."""
+        return self._training_rows
+
+    def _confined(self, network: nn.Module, facts: Mapping[str, Any]) -> Energy:
+        centre = torch.tensor(facts["mean"], dtype=torch.float32).reshape(facts["event_shape"])
         return ConfinedEnergy(NetworkEnergy(network), _CONFINEMENT * facts["scale"], centre)
 
-    def _starts(self, n: int, rng: torch.Generator) -> Tensor:
-        """Starts of sampling chains: states kept from training, or the confining Gaussian."""
-        kept = self.calibration_.get("chains")
-        if kept is not None and len(kept):
-            pool = torch.from_numpy(np.ascontiguousarray(kept))
-            return pool[torch.randint(len(pool), (n,), generator=rng)]
-        shape = self.facts_["event_shape"]
-        mean = torch.tensor(self.facts_["mean"]).reshape(shape)
-        scale = _CONFINEMENT * self.facts_["scale"]
-        return mean + scale * torch.randn((n, *shape), generator=rng)
+    def _base(self, device: torch.device) -> GaussianBase:
+        """A Gaussian somewhat wider than the data, coordinate by coordinate."""
+        facts = self.facts_
+        mean = torch.tensor(facts["mean"], device=device).reshape(facts["event_shape"])
+        floor = (0.05 * facts["scale"]) ** 2
+        variance = torch.tensor(facts["variance"], device=device).clamp(min=floor)
+        return GaussianBase(mean, torch.diag(1.5**2 * variance))
+
+    # -- after training ------------------------------------------------------------------------
+
+    def _after_training(self, x: Tensor, aux: dict[str, Tensor] | None) -> dict[str, np.ndarray]:
+        energy = cast(Energy, self.model_)
+        device = next(energy.parameters()).device
+        rng = torch.Generator(device).manual_seed(int(self.info_["seed"]) + 15485863)
+        rows = self._training_rows.float().to(device)
+        dim, scale = rows[0].numel(), self.facts_["scale"]
+        # No more effort than training itself took.
+        moves = max(5, min(200 if dim <= 64 else 100, int(self.info_["steps"])))
+        count = 2048 if dim <= 64 else 512 if dim <= 1024 else 128
+        kernel = walker("mala", scale, dim)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            kept = self._settle(kernel, rows, aux, count, moves, rng)
+            self._judge(kernel, kept, rows, moves, rng)
+        self.info_["notes"] += [str(w.message) for w in told]
+        if self.get_params()["normalise"]:
+            self._normalise(rows, kept, rng)
+        del self._training_rows
+        return {"chains": kept.cpu().numpy()}
+
+    def _settle(
+        self,
+        kernel: Kernel,
+        rows: Tensor,
+        aux: dict[str, Tensor] | None,
+        count: int,
+        moves: int,
+        rng: torch.Generator,
+    ) -> Tensor:
+        """Draws of the averaged weights: from the replay buffer, or from a Gaussian upwards."""
+        target = cast(Energy, self.model_).at(None)
+        if aux is not None and "buffer" in aux:
+            chosen = torch.randperm(len(aux["buffer"]), generator=rng, device=rows.device)[:count]
+            start = aux["buffer"][chosen].to(rows)
+            return run_chains(kernel, target, start, moves, rng=rng, keep="last").x
+        base = GaussianBase.fit(rows, jitter=1e-3, widen=1.2)
+        return settled(target, base, kernel, count, moves, rng)
+
+    def _judge(
+        self, kernel: Kernel, kept: Tensor, rows: Tensor, moves: int, rng: torch.Generator
+    ) -> None:
+        """Diagnostics of a short run of some chains, for the record and the report."""
+        energy = cast(Energy, self.model_)
+        some = kept[:32]
+        chains = run_chains(kernel, energy.at(None), some, moves, rng=rng)
+        found = chains.diagnostics
+        with torch.no_grad():
+            energies = {
+                "energy_data": float(energy(rows).double().mean()),
+                "energy_chains": float(energy(kept).double().mean()),
+            }
+        numbers = {
+            "rhat": found.rhat,
+            "ess_bulk": found.ess_bulk,
+            "ess_tail": found.ess_tail,
+            "acceptance": found.acceptance,
+            "divergences": found.divergences,
+        }
+        self.info_["chains"] = {
+            "chains": len(some),
+            "steps": moves,
+            **{k: v if v is None or math.isfinite(v) else None for k, v in numbers.items()},
+            **energies,
+            "verdict": found.verdict,
+        }
+
+    def _normalise(self, rows: Tensor, samples: Tensor, rng: torch.Generator) -> None:
+        """log Z from both sides; what came of it is noted either way."""
+        dim = rows[0].numel()
+        if dim > _NORMALISED_DIMENSIONS:
+            self._note(f"log Z was not estimated: {dim} dimensions are too many for its bounds")
+            return
+        base = GaussianBase.fit(rows, jitter=1e-3, widen=1.2)
+        chains = min(1024 if dim <= 16 else 512, len(samples))
+        target = cast(Energy, self.model_).at(None)
+        try:
+            found = ais(
+                target,
+                base,
+                rng=rng,
+                samples=samples,
+                num_chains=chains,
+                ess_drop=0.05,
+                max_rungs=200,
+            )
+        except ValueError as error:
+            self._note(f"log Z could not be estimated: {error}")
+            return
+        self._keep_log_z(found)
+
+    def _keep_log_z(self, found: LogZ) -> None:
+        assert found.upper is not None
+        assert found.gap is not None
+        record = {
+            "estimate": found.estimate,
+            "stderr": found.stderr,
+            "lower": found.lower,
+            "upper": found.upper,
+            "gap": found.gap,
+            "ess": found.ess,
+            "rungs": len(found.betas),
+            "trusted": found.trustworthy,
+        }
+        self.info_["log_z"] = {k: v if math.isfinite(v) else None for k, v in record.items()}
+        if found.trustworthy:
+            self.facts_ |= {"log_z": found.estimate, "log_z_stderr": found.stderr}
+            return
+        self._note(
+            f"log_prob is unnormalised: the bounds on log Z, {found.lower:.2f} and {found.upper:.2f}, "
+            f"do not agree (standard error {found.stderr:.2g}, {found.ess:.0f} effective chains); "
+            "train longer, or take the family edm for densities"
+        )
+
+    def _note(self, text: str) -> None:
+        self.info_["notes"].append(text)
+
+    # -- faces ---------------------------------------------------------------------------------
+
+    def _starts(self, n: int, device: torch.device, rng: torch.Generator) -> Tensor:
+        """Starts of sampling chains: settled chains, each as often as any other."""
+        pool = torch.from_numpy(np.ascontiguousarray(self.calibration_["chains"])).to(device)
+        rounds = [torch.randperm(len(pool), generator=rng, device=device)] * -(-n // len(pool))
+        return pool[torch.cat(rounds)[:n]]
 
     def _sample_encoded(
         self,
@@ -66,25 +288,30 @@ class EnergyEstimator(DensityEstimator):
         sampler: str | None,
         progress: ProgressCallback | None,
     ) -> Tensor:
-        if sampler not in (None, "mala"):
-            raise ValueError(f"unknown sampler {sampler!r}; an energy is sampled by mala")
-        count = steps or self.default_steps
+        name, count = sampler or "mala", steps or self.default_steps
         device = next(self.model_.parameters()).device
-        energy = cast(Energy, self.model_)
-        cpu = torch.Generator().manual_seed(
-            int(torch.randint(2**31, (1,), generator=rng, device=device))
-        )
-        chains = run_chains(
-            MALA(0.01 * self.facts_["scale"] ** 2),
-            energy.at(None),
-            self._starts(n, cpu).to(device),
-            max(count // 2, 1),
-            warmup=count - count // 2,
+        target = cast(Energy, self.model_).at(None)
+        scale, dim = self.facts_["scale"], math.prod(self.facts_["event_shape"])
+        start = self._starts(n, device, rng)
+        warmup = 0
+        if name == "tempering":
+            kernel: Kernel = ParallelTempering(MALA(0.01 * scale**2), (1.0, 0.5, 0.25, 0.1))
+            warmup = count // 2
+        elif name in SAMPLERS:
+            kernel = warmed(name, walker(name, scale, dim), target, start[:256], count // 4, rng)
+        else:
+            names = ", ".join([*SAMPLERS, "tempering"])
+            raise ValueError(f"unknown sampler {name!r}; an energy is sampled by {names}")
+        return run_chains(
+            kernel,
+            target,
+            start,
+            max(count - warmup, 1),
+            warmup=warmup,
             rng=rng,
             keep="last",
             progress=as_steps(progress, "sampling"),
-        )
-        return chains.x
+        ).x
 
     def _log_density(self, x: Tensor) -> Values:
         energy = cast(Energy, self._double())
@@ -102,3 +329,5 @@ class EnergyEstimator(DensityEstimator):
         share = score.square().flatten(1) + 1e-300
         share = share / share.sum(1, keepdim=True)
         return share * energy.detach()[:, None]
+
+    _training_rows: Tensor

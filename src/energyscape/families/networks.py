@@ -10,7 +10,7 @@ from torch import nn
 
 from energyscape.nn import MLP, PictureNet, ResidualMLP
 
-__all__ = ["energy_network", "field_network"]
+__all__ = ["energy_network", "field_network", "score_network"]
 
 #: Pictures of fewer pixels than this are learned better, and faster, by a perceptron.
 _SMALLEST_PICTURE = 100
@@ -65,6 +65,15 @@ def energy_network(settings: Mapping[str, Any], event_shape: Sequence[int]) -> n
         )
     wide = 128 if math.prod(event_shape) <= 16 else 256
     return MLP(event_shape, width=width or wide, depth=blocks or 3, scalar=True)
+
+
+def score_network(settings: Mapping[str, Any], event_shape: Sequence[int]) -> nn.Module:
+    """A smooth field without noise level, as small as an energy's network."""
+    width, blocks = settings["width"], settings["blocks"]
+    if _is_picture(settings, event_shape):
+        return PictureNet(event_shape, width=width or 16, blocks=blocks or 1, noise=False)
+    wide = 128 if math.prod(event_shape) <= 16 else 256
+    return MLP(event_shape, width=width or wide, depth=blocks or 3)
 
 
 def _is_picture(settings: Mapping[str, Any], event_shape: Sequence[int]) -> bool:

@@ -72,6 +72,9 @@ Clip = Annotated[
         "only, dynamic under guidance"
     ),
 ]
+Normalise = Annotated[
+    bool, Field(description="estimate log Z after training, for a log-density in nats")
+]
 Verbose = Annotated[bool, Field(description="show a progress bar")]
 
 
