@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+import energyscape.cli.compare as compare
 import energyscape.cli.evaluate as evaluate
 import energyscape.cli.fit as fit
 import energyscape.cli.inspect as inspect
@@ -46,6 +47,6 @@ def _root(
     ctx.ensure_object(State).debug = debug
 
 
-for _verb in (inspect, fit, sample, score, evaluate, report, models):
+for _verb in (inspect, fit, sample, score, evaluate, compare, report, models):
     _name = _verb.__name__.rpartition(".")[2]
     app.command(_name, epilog=_verb.EXAMPLE, no_args_is_help=False)(_verb.run)

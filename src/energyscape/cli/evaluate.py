@@ -145,7 +145,7 @@ def _unseen_rows(
 
     known = estimator.info_.get("fingerprint")
     if data_fingerprint(dataset) == known:
-        split = _split(estimator, len(dataset))
+        split = split_of(estimator, len(dataset))
         rows = np.sort(np.concatenate([split.validation, split.calibration]))
         if len(rows) < 5:
             said.append(
@@ -163,7 +163,7 @@ def _unseen_rows(
     return dataset, _training_rows(estimator, said), strange
 
 
-def _split(estimator: DensityEstimator, num_rows: int) -> Split:
+def split_of(estimator: DensityEstimator, num_rows: int) -> Split:
     """The split that fitting made, drawn again: it is the first use of the run's seed."""
     import numpy as np
 
@@ -200,7 +200,7 @@ def _training_rows(estimator: DensityEstimator, said: list[str]) -> Dataset | No
     except DataError as error:
         said.append(f"no neighbour ratio: the training rows cannot be read again ({error})")
         return None
-    return rows_of(again, _split(estimator, len(again)).train)
+    return rows_of(again, split_of(estimator, len(again)).train)
 
 
 def _thin(dataset: Dataset, most: int, rng: np.random.Generator) -> Dataset:
