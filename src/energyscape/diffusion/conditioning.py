@@ -10,11 +10,15 @@ Matching two moments of ``x_0 | x``, whose covariance is itself a derivative of 
 
     D_y = D + V A' (A V A' + r^2 I)^-1 (y - A D).
 
+Without derivatives, V can be that of Gaussian data of covariance S, ``(S^-1 + I/sigma^2)^-1``: one
+evaluation a step, a cruder guess for data that are not Gaussian.
+
 **Guarantee.** Exact, at every level, when the data are Gaussian; in general exact as sigma -> 0 and
 to second order in between, so the weights of well separated modes come out biased (measured in the
 tests against closed-form conditionals). `twisted_sample` removes that bias at the price of K
 particles a row: sequential Monte Carlo whose weights correct the approximation exactly (2306.17775),
-consistent for the ladder's ancestral chain as K grows.
+consistent for the ladder's ancestral chain as K grows, whatever V is. Measured with trained networks
+on mixtures, 32 particles with the Gaussian's V are as good as 8 with derivatives, and cheaper.
 """
 
 from __future__ import annotations
@@ -56,6 +60,8 @@ class Conditioned(Denoiser):
         What is known; entries outside the mask (NaN, say) are ignored.
     noise : float
         Standard deviation r of the known values; at 0 they come back as given.
+    covariance : Tensor of shape (dim, dim), optional
+        S of the flattened data, instead of derivatives of the denoiser.
     iterations : int
         Conjugate-gradient steps where more than 64 coordinates are known and the covariance is only
         ever multiplied; up to 64, their rows of it are formed, one derivative each, and solved.
@@ -85,6 +91,7 @@ class Conditioned(Denoiser):
         values: Tensor,
         *,
         noise: float = 0.0,
+        covariance: Tensor | None = None,
         iterations: int = 8,
     ) -> None:
         super().__init__()
@@ -102,6 +109,15 @@ class Conditioned(Denoiser):
             raise ValueError("a known value is not finite: leave blanks out of the mask")
         if noise < 0 or iterations < 1:
             raise ValueError(f"need noise >= 0 and iterations >= 1, got {noise} and {iterations}")
+        if covariance is not None:
+            dim = values[0].numel() if values.ndim > 1 else values.numel()
+            if covariance.shape != (dim, dim):
+                raise ValueError(
+                    f"events of {dim} dimensions have a covariance of shape ({dim}, {dim}), "
+                    f"got {tuple(covariance.shape)}"
+                )
+            self._spectrum = torch.linalg.eigh(covariance.to(torch.float64))
+        self.has_covariance = covariance is not None
         self.denoiser = denoiser
         self.noise = noise
         self.iterations = iterations
@@ -113,8 +129,13 @@ class Conditioned(Denoiser):
         return self.moments(x, sigma, label).conditional
 
     def moments(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> _Moments:
-        """Both estimates and the log-evidence of the values (NaN where more than 64 are known)."""
+        """Both estimates and the log-evidence of the values.
+
+        The evidence is NaN where more than 64 are known and no covariance was given.
+        """
         mask, y = self._known(x)
+        if self.has_covariance:
+            return self._gaussian(x, sigma, label, mask, y)
         variance = per_row(sigma, x).square()
         with torch.enable_grad():
             z = x.detach().requires_grad_()
@@ -137,6 +158,43 @@ class Conditioned(Denoiser):
         if self.noise == 0:
             conditional = torch.where(mask, y, conditional)
         return _Moments(plain, conditional, log_evidence)
+
+    def _gaussian(
+        self, x: Tensor, sigma: float | Tensor, label: Tensor | None, mask: Tensor, y: Tensor
+    ) -> _Moments:
+        """The moments with the covariance of Gaussian data, the same in every row at one level."""
+        with torch.no_grad():
+            plain = self.denoiser(x, sigma, label)
+        levels = per_row(sigma, x).flatten().to(torch.float64)
+        if bool((levels != levels[0]).any()):
+            raise ValueError("a covariance conditions one level at a time; give one sigma")
+        values, vectors = (part.to(x.device) for part in self._spectrum)
+        values = values.clamp(min=1e-12 * float(values[-1]))
+        v = (vectors * (values / (values / levels[0].square() + 1))) @ vectors.T
+        coordinates = mask.flatten(1).any(0).nonzero().flatten()
+        if len(coordinates) == 0:
+            return _Moments(plain, plain, x.new_zeros(len(x)))
+        known = mask.flatten(1)[:, coordinates]
+        residual = torch.where(mask, y - plain, 0).flatten(1)[:, coordinates].to(torch.float64)
+        # Rows that know the same coordinates share a factor.
+        patterns, which = known.unique(dim=0, return_inverse=True)
+        both = patterns[:, :, None] & patterns[:, None, :]
+        system = torch.where(both, v[coordinates][:, coordinates], 0)
+        diagonal = torch.where(patterns, self.noise**2, 1.0).to(torch.float64)
+        factor = torch.linalg.cholesky(system + torch.diag_embed(diagonal))
+        log_det = 2 * factor.diagonal(dim1=1, dim2=2).log().sum(1)
+        solved = torch.zeros_like(residual)
+        for i, chol in enumerate(factor):
+            rows = which == i
+            solved[rows] = torch.cholesky_solve(residual[rows].T, chol).T
+        shift = (solved @ v[coordinates]).to(x.dtype).reshape(x.shape)
+        log_evidence = -0.5 * (
+            (residual * solved).sum(1) + log_det[which] + known.sum(1) * math.log(2 * math.pi)
+        )
+        conditional = plain + shift
+        if self.noise == 0:
+            conditional = torch.where(mask, y, conditional)
+        return _Moments(plain, conditional, log_evidence.to(x.dtype))
 
     def _known(self, x: Tensor) -> tuple[Tensor, Tensor]:
         mask, values = self.get_buffer("mask"), self.get_buffer("values")
@@ -223,6 +281,7 @@ def twisted_sample(
     values: Tensor,
     *,
     particles: int = 64,
+    covariance: Tensor | None = None,
     levels: Tensor | Sequence[float] | None = None,
     schedule: Schedule | None = None,
     steps: int | None = None,
@@ -242,9 +301,11 @@ def twisted_sample(
     ----------
     denoiser : Denoiser
     mask, values : Tensor of shape (batch, ...)
-        True where known, and what is known; at most 64 coordinates may be known.
+        True where known, and what is known.
     particles : int
         K, per row.
+    covariance : Tensor, optional
+        As in `Conditioned`; without it at most 64 coordinates may be known.
     levels, schedule, steps
         As in `sample`; 50 or more levels, since the weights are exact for the chain they define.
     rng : torch.Generator
@@ -263,7 +324,7 @@ def twisted_sample(
     Raises
     ------
     ValueError
-        If more than 64 coordinates are known.
+        If more than 64 coordinates are known and no covariance was given.
 
     Examples
     --------
@@ -284,17 +345,17 @@ def twisted_sample(
     batch, event = len(values), values.shape[1:]
     mask = torch.as_tensor(mask).expand(values.shape)
     coordinates = int(mask.flatten(1).any(0).sum())
-    if coordinates > _DENSE_COORDINATES:
+    if covariance is None and coordinates > _DENSE_COORDINATES:
         raise ValueError(
             f"twisted sampling forms covariances of at most {_DENSE_COORDINATES} known coordinates, "
-            f"got {coordinates}: use sample() with a Conditioned denoiser"
+            f"got {coordinates}: give a covariance, or use sample() with a Conditioned denoiser"
         )
     if particles < 2:
         raise ValueError(f"particles must be at least 2, got {particles}")
     table = ladder(levels, schedule, steps)[:-1]
     wide = [t.repeat_interleave(particles, 0) for t in (mask, values)]
     labels = None if label is None else label.repeat_interleave(particles, 0)
-    given = Conditioned(denoiser, *wide)
+    given = Conditioned(denoiser, *wide, covariance=covariance)
     shape, kind = (batch * particles, *event), {"dtype": values.dtype, "device": values.device}
     x = _first_state(shape, table[0], start, rng, kind)
     now = given.moments(x, table[0], labels)

@@ -15,6 +15,7 @@ import abc
 import copy
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -37,6 +38,7 @@ from energyscape.data import (
     like,
     to_polars,
 )
+from energyscape.families import conditioning
 from energyscape.families.fitting import RunRecord, fit_estimator
 from energyscape.families.settings import validate_settings
 from energyscape.families.storage import save_estimator
@@ -45,6 +47,8 @@ from energyscape.training import Progress
 __all__ = ["Composition", "DensityEstimator", "NoLogDensityError", "Values"]
 
 ProgressCallback = Callable[[Progress], None]
+
+_CHUNK = 4096
 
 
 class NoLogDensityError(ValueError):
@@ -87,6 +91,8 @@ class DensityEstimator(DensityMixin, BaseEstimator, abc.ABC):
 
     #: What the family is for, in a line; shown by the command line.
     purpose: ClassVar[str] = ""
+    #: Whether `sample_conditional` works: any cell can be held fixed, any blank filled.
+    conditional: ClassVar[bool] = False
 
     # -- what a family adds --------------------------------------------------------------------
 
@@ -122,6 +128,35 @@ class DensityEstimator(DensityMixin, BaseEstimator, abc.ABC):
     def _surprise(self, x: Tensor) -> Tensor:
         """The anomaly score of encoded rows in float64 split over dimensions, shape of x."""
 
+    def _classes(
+        self, n: int, label: Any, guidance: float | None, rng: torch.Generator
+    ) -> Tensor | None:
+        """The class of each sample, None where the model has no classes."""
+        what = "label" if label is not None else "guidance"
+        if label is not None or guidance is not None:
+            raise ValueError(
+                f"{what} needs a model with classes: fit edm, ddpm or ncsn with label=COLUMN (or "
+                "label='labels'); for a value of a column there is given={column: value}"
+            )
+        return None
+
+    def _sample_conditional(
+        self,
+        values: Tensor,
+        known: Tensor,
+        rng: torch.Generator,
+        *,
+        steps: int | None,
+        classes: Tensor | None,
+        guidance: float | None,
+        progress: ProgressCallback | None,
+    ) -> Tensor:
+        """Encoded rows with the known cells as they are and the others drawn."""
+        raise ValueError(
+            f"{type(self).__name__} cannot hold cells fixed or fill blanks: fit edm, ddpm or ncsn, "
+            "or give a range of values, which is met by rejection"
+        )
+
     def _after_training(self, x: Tensor, aux: dict[str, Tensor] | None) -> dict[str, np.ndarray]:
         """Arrays to keep beside the calibration scores (a replay buffer, say)."""
         return {}
@@ -135,7 +170,8 @@ class DensityEstimator(DensityMixin, BaseEstimator, abc.ABC):
         ----------
         X : array of shape (n, features), DataFrame, pictures uint8 (n, H, W[, C]), or Dataset
             NaN and None are blanks, which are modelled, not filled in.
-        y : ignored
+        y : array of shape (n,), optional
+            Classes to condition on where the setting ``label`` is "labels"; ignored otherwise.
 
         Returns
         -------
@@ -144,6 +180,11 @@ class DensityEstimator(DensityMixin, BaseEstimator, abc.ABC):
         validate_settings(type(self), self.get_params())
         progress = _bar if self.__dict__.get("verbose") else None
         dataset = self._training_data(X)
+        if y is not None and self.get_params().get("label") is not None:
+            labels = np.asarray(y)
+            if labels.shape != (len(dataset),):
+                raise ValueError(f"{len(dataset)} rows need as many labels, got {labels.shape}")
+            dataset = replace(dataset, labels=labels)
         with progress() if progress else _no_bar() as callback:
             fit_estimator(self, dataset, RunRecord(), progress=callback)
         return self
@@ -202,7 +243,7 @@ class DensityEstimator(DensityMixin, BaseEstimator, abc.ABC):
             assert table is not None
             names = list(table.columns)
             self.n_features_in_ = len(names)
-            if self.input_kind_ != "array":
+            if self.input_kind_ != "array" and dataset.array is None:
                 self.feature_names_in_ = np.asarray(names, dtype=object)
             elif hasattr(self, "feature_names_in_"):
                 del self.feature_names_in_
@@ -250,10 +291,10 @@ class DensityEstimator(DensityMixin, BaseEstimator, abc.ABC):
     def decode(self, x: Tensor) -> Any:
         """Encoded rows in the original columns, types and units, in the kind of data fitted."""
         check_is_fitted(self)
-        data = self.codec_.decode(x.detach().cpu().double().numpy())
-        if self.input_kind_ == "frame":
-            return like(data, self._original())
-        return data
+        return self._as_fitted(self.codec_.decode(x.detach().cpu().double().numpy()))
+
+    def _as_fitted(self, data: Any) -> Any:
+        return like(data, self._original()) if self.input_kind_ == "frame" else data
 
     def _original(self) -> Any:
         if self._template is not None:
@@ -270,6 +311,9 @@ class DensityEstimator(DensityMixin, BaseEstimator, abc.ABC):
         self,
         n_samples: int = 1,
         *,
+        given: Mapping[Any, Any] | None = None,
+        label: Any = None,
+        guidance: float | None = None,
         random_state: int | None = None,
         steps: int | None = None,
         sampler: str | None = None,
@@ -280,6 +324,15 @@ class DensityEstimator(DensityMixin, BaseEstimator, abc.ABC):
         Parameters
         ----------
         n_samples : int
+        given : mapping, optional
+            Columns and what holds for them: a value, ``(">=", 60)`` (also ``> < <= != =``), or a list
+            of these. Rows come from the model's conditional law, with given values exact; see
+            `energyscape.families.conditioning` for how, and what is guaranteed.
+        label : optional
+            The class of all samples, or of each; for models fitted with the setting ``label``.
+        guidance : float, optional
+            Weight of classifier-free guidance: 1 (the default) draws from the class, more exaggerates
+            what is typical of it.
         random_state : int, optional
             Seed; the estimator's own by default.
         steps : int, optional
@@ -293,15 +346,25 @@ class DensityEstimator(DensityMixin, BaseEstimator, abc.ABC):
         array, DataFrame or pictures
             The kind of data fitted, in original units.
         """
-        x = self.sample_encoded(
-            n_samples, random_state=random_state, steps=steps, sampler=sampler, progress=progress
-        )
-        return self.decode(x)
+        check_is_fitted(self)
+        how: dict[str, Any] = {"steps": steps, "sampler": sampler, "progress": progress}
+        how |= {"label": label, "guidance": guidance}
+        if given:
+            _check_counts(n_samples, steps)
+            seed = self._seed(random_state)
+            drawn = conditioning.sample_given(self, given, n_samples, seed=seed, **how)
+            return self._as_fitted(drawn)
+        return self.decode(self.sample_encoded(n_samples, random_state=random_state, **how))
+
+    def _seed(self, random_state: int | None) -> int:
+        return int(self.info_["seed"] if random_state is None else random_state)
 
     def sample_encoded(
         self,
         n_samples: int,
         *,
+        label: Any = None,
+        guidance: float | None = None,
         random_state: int | None = None,
         steps: int | None = None,
         sampler: str | None = None,
@@ -309,22 +372,117 @@ class DensityEstimator(DensityMixin, BaseEstimator, abc.ABC):
     ) -> Tensor:
         """As `sample`, before decoding: a tensor of shape (n_samples, ...)."""
         check_is_fitted(self)
-        if n_samples < 1:
-            raise ValueError(f"n_samples must be at least 1, got {n_samples}")
-        if steps is not None and steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
-        seed = random_state if random_state is not None else self.info_["seed"]
+        _check_counts(n_samples, steps)
         device = next(self.model_.parameters()).device
-        rng = torch.Generator(device).manual_seed(int(seed) + 104729)
-        parts = []
-        left, chunk = n_samples, 4096
-        while left > 0:
+        rng = torch.Generator(device).manual_seed(self._seed(random_state) + 104729)
+        classes = self._classes(n_samples, label, guidance, rng)
+        parts: list[Tensor] = []
+        for start in range(0, n_samples, _CHUNK):
+            size = min(n_samples - start, _CHUNK)
+            extra: dict[str, Any] = {}
+            if classes is not None:
+                extra = {"classes": classes[start : start + size], "guidance": guidance}
             part = self._sample_encoded(
-                min(left, chunk), rng, steps=steps, sampler=sampler, progress=progress
+                size, rng, steps=steps, sampler=sampler, progress=progress, **extra
             )
             parts.append(part.cpu())
-            left -= len(part)
         return torch.cat(parts)
+
+    def sample_conditional(
+        self,
+        values: Tensor,
+        known: Tensor,
+        *,
+        label: Any = None,
+        guidance: float | None = None,
+        random_state: int | None = None,
+        steps: int | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Tensor:
+        """Encoded rows, the known cells held and the others drawn from the model given them.
+
+        Parameters
+        ----------
+        values : Tensor of shape (n, ...)
+            Encoded rows; what stands in unknown cells is ignored.
+        known : bool Tensor of shape (n, ...)
+        label, guidance, random_state, steps, progress
+            As in `sample`.
+
+        Raises
+        ------
+        ValueError
+            If the family cannot condition.
+        """
+        check_is_fitted(self)
+        if values.shape != known.shape or list(values.shape[1:]) != self.facts_["event_shape"]:
+            raise ValueError(
+                f"values and known have the shape (n, *{tuple(self.facts_['event_shape'])}), got "
+                f"{tuple(values.shape)} and {tuple(known.shape)}"
+            )
+        _check_counts(len(values), steps)
+        device = next(self.model_.parameters()).device
+        rng = torch.Generator(device).manual_seed(self._seed(random_state) + 1299709)
+        chosen = label is not None or guidance is not None
+        classes = self._classes(len(values), label, guidance, rng) if chosen else None
+        drawn = self._sample_conditional(
+            values.to(device),
+            known.to(device),
+            rng,
+            steps=steps,
+            classes=classes,
+            guidance=guidance,
+            progress=progress,
+        )
+        return drawn.cpu()
+
+    def impute(
+        self,
+        X: Any,
+        draws: int = 1,
+        *,
+        random_state: int | None = None,
+        steps: int | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Any:
+        """Fill blanks in by draws given the rest of their row.
+
+        Parameters
+        ----------
+        X : array, DataFrame or Dataset of a table; masked array of pictures
+            Blanks of columns that the model left out stay blank. Of pictures masked pixels are drawn.
+        draws : int
+            How many completed copies; their differences tell how sure the model is.
+        random_state, steps, progress
+            As in `sample`.
+
+        Returns
+        -------
+        the kind of data given, or for ``draws > 1`` a list
+            Cells that were not blank are as they were.
+
+        Raises
+        ------
+        ValueError
+            If the family cannot condition, or there is no draw to make.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from energyscape.families import EDM
+        >>> X = np.random.default_rng(0).normal(size=(200, 2))
+        >>> model = EDM(max_steps=5, random_state=0).fit(X)
+        >>> model.impute(np.array([[0.5, np.nan]]), steps=4)[0, 0]
+        np.float64(0.5)
+        """
+        check_is_fitted(self)
+        _check_counts(draws, steps, "draws")
+        first = self._seed(random_state)
+        done = [
+            conditioning.impute(self, X, seed=first + i, steps=steps, progress=progress)
+            for i in range(draws)
+        ]
+        return done if draws > 1 else done[0]
 
     # -- densities -----------------------------------------------------------------------------
 
@@ -447,6 +605,13 @@ class DensityEstimator(DensityMixin, BaseEstimator, abc.ABC):
     frame_kind_: str
     n_features_in_: int
     feature_names_in_: NDArray[Any]
+
+
+def _check_counts(n: int, steps: int | None, what: str = "n_samples") -> None:
+    if n < 1:
+        raise ValueError(f"{what} must be at least 1, got {n}")
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
 
 
 def _no_bar() -> Any:

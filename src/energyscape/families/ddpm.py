@@ -1,15 +1,20 @@
 """DDPM: the faithful discrete chain.
 
-    model      D = x - sigma F(x / sqrt(1 + sigma^2), log sigma)    F predicts eps
-    objective  E_i E || eps - F ||^2                                the simple loss
-    sampler    ancestral: x_{i-1} ~ N(mu(x_i), beta_i), all steps
+    model      D = c_skip x + c_out F(x / sqrt(1 + sigma^2), log sigma)   F predicts eps, x_0 or v
+    objective  E_i E || target - F ||^2         the simple loss, or the variational bound
+    sampler    ancestral: x_{i-1} ~ N(mu(x_i), variance), all steps
 
-Source: Ho et al. 2006.11239, algorithms 1 and 2; respaced chains 2102.09672.
+The variance is fixed at one of its bounds, or learned between them by a second, narrower network,
+which the bound trains. The bound is also a criterion: ``bound(X)`` is below the log-density of every
+row. A chain whose end still carries signal is walked from the data's own moments there, not N(0, I).
+
+Source: Ho et al. 2006.11239, algorithms 1 and 2; learned variance and respaced chains 2102.09672;
+v 2202.00512; min-SNR weights 2303.09556.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, cast
 
 import torch
@@ -17,15 +22,39 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from energyscape import schedules
-from energyscape.diffusion import Chain
+from energyscape.diffusion import (
+    BoundLoss,
+    Chain,
+    Guided,
+    HybridLoss,
+    LearnedRange,
+    Variance,
+    variational_bound,
+)
 from energyscape.families import settings as s
-from energyscape.families.base import Composition, ProgressCallback
+from energyscape.families.base import Composition, ProgressCallback, Values
 from energyscape.families.denoising import DenoiserEstimator, as_steps
+from energyscape.families.labels import LABEL_DROPOUT, HiddenLabels
 from energyscape.families.networks import field_network
-from energyscape.models import Denoiser, EpsPreconditioning, PreconditionedDenoiser
-from energyscape.objectives import DenoisingLoss, simple_weight
+from energyscape.models import (
+    Denoiser,
+    EpsPreconditioning,
+    PreconditionedDenoiser,
+    Preconditioning,
+    VPreconditioning,
+    X0Preconditioning,
+)
+from energyscape.objectives import DenoisingLoss, min_snr_weight, natural_weight
 
 __all__ = ["DDPM"]
+
+_PRECONDITIONINGS: dict[str, Callable[[], Preconditioning]] = {
+    "eps": EpsPreconditioning,
+    "v": VPreconditioning,
+    "x0": X0Preconditioning,
+}
+_NEGLIGIBLE_BITS = 1e-3
+_WALK_STEPS = 32
 
 
 class DDPM(DenoiserEstimator):
@@ -55,9 +84,19 @@ class DDPM(DenoiserEstimator):
             Literal["linear", "scaled-linear", "cosine"], Field(description="how beta grows")
         ] = "linear",
         num_steps: Annotated[int, Field(ge=25, description="steps of the chain")] = 1000,
+        parametrisation: Annotated[
+            Literal["eps", "x0", "v"], Field(description="what the network predicts")
+        ] = "eps",
+        loss: Annotated[
+            Literal["simple", "min_snr", "bound", "hybrid"],
+            Field(description="error of the prediction, min(SNR, 5) weights, the bound, or both"),
+        ] = "simple",
         variance: Annotated[
-            Literal["fixed_small", "fixed_large"], Field(description="of the reverse steps")
+            Literal["fixed_small", "fixed_large", "learned"],
+            Field(description="of the reverse steps; learned: with loss hybrid or bound"),
         ] = "fixed_small",
+        label: s.Label = None,
+        clip: s.Clip = "auto",
         network: s.Network = "auto",
         width: s.Width = None,
         blocks: s.Blocks = None,
@@ -91,14 +130,104 @@ class DDPM(DenoiserEstimator):
     def _schedule(self, facts: Mapping[str, Any]) -> schedules.Tabulated:
         return schedules.Tabulated(self._chain().sigmas, variance_preserving=True)
 
+    @property
+    def _variance(self) -> Variance:
+        named = self.get_params()["variance"]
+        return cast(Variance, "learned_range" if named == "learned" else named)
+
+    def _measure(self, x: Tensor) -> dict[str, Any]:
+        settings = self.get_params()
+        learned, loss = settings["variance"] == "learned", settings["loss"]
+        if learned and loss not in ("hybrid", "bound"):
+            raise ValueError(
+                f"variance='learned' is trained by the bound: give loss='hybrid', not {loss!r}"
+            )
+        if loss == "hybrid" and not learned:
+            raise ValueError("loss='hybrid' trains a variance: give variance='learned'")
+        return super()._measure(x)
+
     def _build(self, facts: Mapping[str, Any]) -> nn.Module:
-        network = field_network(self.get_params(), facts["event_shape"])
-        return PreconditionedDenoiser(network, EpsPreconditioning())
+        settings, shape = self.get_params(), facts["event_shape"]
+        classes = len(facts.get("classes", ()))
+        network = field_network(settings, shape, classes)
+        preconditioning = _PRECONDITIONINGS[settings["parametrisation"]]()
+        denoiser = PreconditionedDenoiser(network, preconditioning)
+        if settings["variance"] != "learned":
+            return denoiser
+        narrow = settings | {"width": max((settings["width"] or 128) // 2, 8), "blocks": 1}
+        return LearnedRange(denoiser, field_network(narrow, shape, classes))
 
     def _compose(self, model: nn.Module, facts: Mapping[str, Any]) -> Composition:
-        return Composition(
-            model, DenoisingLoss(schedules.Ladder(self._chain().sigmas), simple_weight)
+        settings, chain = self.get_params(), self._chain()
+        named, labelled = settings["loss"], "classes" in facts
+        if named in ("bound", "hybrid"):
+            objective = (
+                BoundLoss(chain, self._variance, importance=True)
+                if named == "bound"
+                else HybridLoss(chain)
+            )
+            return Composition(model, HiddenLabels(objective) if labelled else objective)
+        weight = (
+            natural_weight(_PRECONDITIONINGS[settings["parametrisation"]]())
+            if named == "simple"
+            else min_snr_weight(sigma_data=facts["sigma_data"])
         )
+        hidden = LABEL_DROPOUT if labelled else 0.0
+        return Composition(model, DenoisingLoss(schedules.Ladder(chain.sigmas), weight, hidden))
+
+    def bound(
+        self, X: Any, *, num_steps: int | None = None, random_state: int | None = None
+    ) -> Values:
+        """A lower bound of the log-density of each row, nats, original units.
+
+        Parameters
+        ----------
+        X : array, DataFrame, pictures or Dataset
+        num_steps : int, optional
+            Steps of the chain drawn for each row by importance, at least 2; all of them by default.
+        random_state : int, optional
+
+        Returns
+        -------
+        Values
+            Of kind "lower_bound"; the standard error is that of the noise drawn, not the gap.
+
+        References
+        ----------
+        2006.11239 equation 5, with a Gaussian decoder and the data's dequantisation.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> X = np.random.default_rng(0).normal(size=(200, 2))
+        >>> DDPM(max_steps=5, random_state=0).fit(X).bound(X[:3], num_steps=4).kind
+        'lower_bound'
+        """
+        data = self._conform(X)
+        encoded = self.codec_.encode(data, None)
+        device = next(self.model_.parameters()).device
+        rng = torch.Generator(device).manual_seed(self._seed(random_state) + 15485863)
+        found = variational_bound(
+            self._chain(),
+            self._double(),
+            torch.from_numpy(encoded.x).to(device),
+            rng,
+            num_steps=num_steps,
+            variance=self._variance,
+        )
+        value = encoded.log_abs_det - found.value.cpu().numpy()
+        return Values(value, "lower_bound", found.stderr.cpu().numpy())
+
+    def _walk_steps(self) -> int:
+        return _WALK_STEPS
+
+    def _denoiser(self, classes: Tensor | None, guidance: float | None) -> Denoiser:
+        denoiser = super()._denoiser(classes, guidance)
+        learned = self.model_
+        if isinstance(learned, LearnedRange) and isinstance(denoiser, Guided):
+            denoiser.denoiser = learned.denoiser
+            return LearnedRange(denoiser, learned.range_network)
+        return denoiser
 
     def _sample_encoded(
         self,
@@ -108,19 +237,39 @@ class DDPM(DenoiserEstimator):
         steps: int | None,
         sampler: str | None,
         progress: ProgressCallback | None,
+        classes: Tensor | None = None,
+        guidance: float | None = None,
     ) -> Tensor:
         if sampler not in (None, "ancestral"):
-            count = steps or 32
-            return super()._sample_encoded(n, rng, steps=count, sampler=sampler, progress=progress)
+            return super()._sample_encoded(
+                n,
+                rng,
+                steps=steps,
+                sampler=sampler,
+                progress=progress,
+                classes=classes,
+                guidance=guidance,
+            )
         chain = self._chain()
         if steps is not None:
             if steps > chain.num_steps:
                 raise ValueError(f"the chain has {chain.num_steps} steps, {steps} were asked for")
             chain = chain.respaced(steps)
+        guided = guidance is not None and guidance != 1
+        label = None if classes is None else classes.to(next(self.model_.parameters()).device)
         return chain.ancestral(
-            cast(Denoiser, self.model_),
-            (n, *self.facts_["event_shape"]),
+            self._denoiser(classes, guidance) if guided else self.model_,
+            self._chain_start(chain, n, rng),
             rng,
-            variance=self.get_params()["variance"],
+            label=label,
+            variance=self._variance,
+            clip=self._clip(guidance),
             progress=as_steps(progress, "sampling"),
         )
+
+    def _chain_start(self, chain: Chain, n: int, rng: torch.Generator) -> Tensor | tuple[int, ...]:
+        """The shape of a state of N(0, I), or states with the signal that the chain leaves."""
+        if chain.terminal_bits(torch.ones(1)) <= _NEGLIGIBLE_BITS:
+            return (n, *self.facts_["event_shape"])
+        sigma = float(chain.sigmas[-1])
+        return self._start(n, sigma, rng) / (1 + sigma**2) ** 0.5

@@ -1,4 +1,12 @@
-"""What the denoiser families share: sampling by any sampler, exact density, denoising error.
+"""What the denoiser families share: sampling by any sampler, conditioning, exact density, errors.
+
+**Samples.** Every walk starts from ``N(mean, variance + sigma_max^2)`` with the moments of the training
+rows, so that a largest level at which signal is left costs nothing to second order.
+
+**Known cells.** Twisted sequential Monte Carlo (2306.17775) from five times the data's spread down,
+with 32 particles a row and the training rows' covariance; above 128 dimensions one conditioned walk a
+row. Started higher, errors of a trained network are multiplied by ``sigma^2``: the distance of drawn to
+exact conditionals of a mixture was 0.10 (edm) and 0.23 (ddpm) from 80 times the scale, and 0.07 from 5.
 
 **Anomaly score.** Noise a row at several levels and measure how badly it is restored,
 
@@ -19,10 +27,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from energyscape.diffusion import SAMPLERS, log_density, sample
+from energyscape.diffusion import (
+    SAMPLERS,
+    Clip,
+    Conditioned,
+    Guided,
+    log_density,
+    sample,
+    twisted_sample,
+)
 from energyscape.families.base import DensityEstimator, ProgressCallback, Values
-from energyscape.models import Denoiser
-from energyscape.schedules import Schedule
+from energyscape.families.labels import class_codes
+from energyscape.mcmc import annealed_langevin
+from energyscape.models import Denoiser, Labelled
+from energyscape.schedules import EDM, Geometric, Schedule
 from energyscape.training import Progress
 
 __all__ = ["DenoiserEstimator"]
@@ -31,11 +49,19 @@ _LEVELS = 6
 _PROBES = 4
 _EXACT_DIMENSIONS = 32
 _HUTCHINSON_PROBES = 8
+_PARTICLES = 32
+_PARTICLE_DIMENSIONS = 128
+_PARTICLE_ROWS = 4096
+_CONDITIONAL_STEPS = 48
+_WIDEST = 5.0
+_LANGEVIN_STEPS = 10
+_LANGEVIN_RATIO = 100 ** (1 / 9)
 
 
 class DenoiserEstimator(DensityEstimator):
     """A family whose model is a `Denoiser` at every noise level."""
 
+    conditional = True
     default_sampler = "heun"
     default_steps = 32
 
@@ -45,6 +71,9 @@ class DenoiserEstimator(DensityEstimator):
 
     def _measure(self, x: Tensor) -> dict[str, Any]:
         """Scale, mean and spread of the encoded rows."""
+        clip = self.get_params()["clip"]
+        if clip in ("static", "dynamic") and self.data_kind_ != "pictures":
+            raise ValueError(f"clip={clip!r} is for pictures; a table takes clip='auto' or 'none'")
         flat = x.flatten(1)
         spread = flat.var(0, unbiased=False)
         return {
@@ -58,6 +87,66 @@ class DenoiserEstimator(DensityEstimator):
         """A decreasing ladder of levels for pictures and reports."""
         return cast(list[float], self._schedule(self.facts_).levels(10).tolist())
 
+    def _after_training(self, x: Tensor, aux: dict[str, Tensor] | None) -> dict[str, np.ndarray]:
+        flat = x.flatten(1).double()
+        if not 1 <= flat.shape[1] <= _PARTICLE_DIMENSIONS:
+            return {}
+        return {"covariance": torch.cov(flat.T, correction=0).reshape(2 * flat.shape[1:]).numpy()}
+
+    @property
+    def _num_labels(self) -> int:
+        return len(self.facts_.get("classes", ()))
+
+    # -- sampling ------------------------------------------------------------------------------
+
+    def _classes(
+        self, n: int, label: Any, guidance: float | None, rng: torch.Generator
+    ) -> Tensor | None:
+        """The label asked for, or classes drawn as often as in training."""
+        facts = self.facts_
+        if "classes" not in facts:
+            return super()._classes(n, label, guidance, rng)
+        if label is not None:
+            return class_codes(label, n, facts)
+        counts = [0 if guidance is not None else facts["no_class"], *facts["class_counts"]]
+        weights = torch.tensor(counts, dtype=torch.float64, device=rng.device)
+        return torch.multinomial(weights, n, replacement=True, generator=rng) - 1
+
+    def _denoiser(self, classes: Tensor | None, guidance: float | None) -> Denoiser:
+        """The trained denoiser, given classes and guided towards them."""
+        denoiser = cast(Denoiser, self.model_)
+        if classes is None:
+            return denoiser
+        classes = classes.to(next(denoiser.parameters()).device)
+        if guidance is None or guidance == 1:
+            return Labelled(denoiser, classes)
+        return Guided(denoiser, classes, guidance)
+
+    def _clip(self, guidance: float | None) -> Clip | None:
+        rule = self.get_params()["clip"]
+        if rule == "none" or self.data_kind_ != "pictures":
+            return None
+        if rule == "dynamic" or (rule == "auto" and guidance is not None and guidance > 1):
+            return "dynamic"
+        return (-1.0, 1.0)
+
+    def _moments(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the encoded training rows, float64, shape of one row."""
+        shape = self.facts_["event_shape"]
+        mean, variance = (
+            torch.tensor(self.facts_[name], dtype=torch.float64, device=device).reshape(shape)
+            for name in ("mean", "variance")
+        )
+        return mean, variance
+
+    def _start(self, n: int, sigma: float, rng: torch.Generator) -> Tensor:
+        """States at the largest level."""
+        own = next(self.model_.parameters())
+        mean, variance = self._moments(own.device)
+        spread = (variance + sigma**2).sqrt().to(own.dtype)
+        z = torch.randn((n, *mean.shape), generator=rng, dtype=own.dtype, device=own.device)
+        return mean.to(own.dtype) + spread * z
+
     def _sample_encoded(
         self,
         n: int,
@@ -66,21 +155,116 @@ class DenoiserEstimator(DensityEstimator):
         steps: int | None,
         sampler: str | None,
         progress: ProgressCallback | None,
+        classes: Tensor | None = None,
+        guidance: float | None = None,
     ) -> Tensor:
         name = sampler or self.default_sampler
-        if name not in SAMPLERS:
-            raise ValueError(f"unknown sampler {name!r}; choose one of {', '.join(SAMPLERS)}")
-        shape = (n, *self.facts_["event_shape"])
-        count = steps or self.default_steps
+        if name != "langevin" and name not in SAMPLERS:
+            names = ", ".join(sorted(["langevin", *SAMPLERS]))
+            raise ValueError(f"unknown sampler {name!r}; choose one of {names}")
+        denoiser = self._denoiser(classes, guidance)
+        if name == "langevin":
+            return self._langevin(denoiser, n, rng, steps or _LANGEVIN_STEPS, progress)
+        levels = self._schedule(self.facts_).levels(steps or self._walk_steps())
         return sample(
-            cast(Denoiser, self.model_),
-            shape,
+            denoiser,
+            self._start(n, float(levels[0]), rng),
             sampler=name,
-            schedule=self._schedule(self.facts_),
-            steps=count,
+            levels=levels,
             rng=rng,
+            clip=self._clip(guidance),
             progress=as_steps(progress, "sampling"),
         )
+
+    def _walk_steps(self) -> int:
+        """Levels of a walk when none are asked for."""
+        return self.default_steps
+
+    def _langevin_levels(self) -> list[float]:
+        """The ladder that annealed Langevin dynamics walks, largest level first."""
+        scale, schedule = self.facts_["sigma_data"], self._schedule(self.facts_)
+        low = max(schedule.sigma_min, 0.02 * scale)
+        high = min(schedule.sigma_max, 20 * scale)
+        count = math.ceil(math.log(high / low) / math.log(_LANGEVIN_RATIO)) + 1
+        return cast(list[float], Geometric(low, high).levels(max(count, 10)).tolist())
+
+    def _langevin(
+        self,
+        denoiser: Denoiser,
+        n: int,
+        rng: torch.Generator,
+        steps: int,
+        progress: ProgressCallback | None,
+    ) -> Tensor:
+        levels, shown = self._langevin_levels(), as_steps(progress, "sampling")
+        walk = annealed_langevin(
+            denoiser.at,
+            levels,
+            self._start(n, levels[0], rng),
+            rng=rng,
+            steps_per_level=steps,
+            on_level=None if shown is None else lambda i, x: shown(i + 1, len(levels)),
+        )
+        return walk.x
+
+    # -- known cells ---------------------------------------------------------------------------
+
+    def _sample_conditional(
+        self,
+        values: Tensor,
+        known: Tensor,
+        rng: torch.Generator,
+        *,
+        steps: int | None,
+        classes: Tensor | None,
+        guidance: float | None,
+        progress: ProgressCallback | None,
+    ) -> Tensor:
+        own = next(self.model_.parameters())
+        values = torch.where(known, values, 0).to(own.dtype)
+        levels = self._conditional_levels(steps or _CONDITIONAL_STEPS)
+        covariance = self.calibration_.get("covariance")
+        size = _PARTICLE_ROWS // (1 if covariance is None else _PARTICLES)
+        shown = as_steps(progress, "conditional sampling")
+        total = -(-len(values) // size)
+        parts = []
+        for i, rows in enumerate(torch.arange(len(values)).split(size)):
+            labels = None if classes is None else classes[rows].to(own.device)
+            walk: dict[str, Any] = {"levels": levels, "rng": rng}
+            if shown is not None:
+                walk["progress"] = lambda done, of, i=i: shown(i * of + done, total * of)
+            denoiser = self._denoiser(labels, guidance)
+            if covariance is None:
+                given = Conditioned(denoiser, known[rows], values[rows])
+                start = self._start(len(rows), levels[0], rng)
+                walk |= {"sampler": "ancestral", "clip": self._clip(guidance)}
+                parts.append(sample(given, start, **walk))
+                continue
+            parts.append(
+                twisted_sample(
+                    denoiser,
+                    known[rows],
+                    values[rows],
+                    particles=_PARTICLES,
+                    covariance=torch.from_numpy(covariance),
+                    start=self._moments(own.device),
+                    label=labels,
+                    **walk,
+                )
+            )
+        return torch.where(known, values, torch.cat(parts))
+
+    def _conditional_levels(self, steps: int) -> list[float]:
+        """A ladder from some times the spread of the widest coordinate down."""
+        facts, schedule = self.facts_, self._schedule(self.facts_)
+        widest = max(math.sqrt(max(facts["variance"])), facts["sigma_data"])
+        low = max(schedule.sigma_min, 0.01 * facts["sigma_data"])
+        high = max(min(schedule.sigma_max, _WIDEST * widest), 2 * low)
+        scale = 0.5 / facts["sigma_data"]
+        ladder = EDM.for_data(facts["sigma_data"], sigma_min=low * scale, sigma_max=high * scale)
+        return cast(list[float], ladder.levels(steps).tolist())
+
+    # -- densities -----------------------------------------------------------------------------
 
     def _log_density(self, x: Tensor) -> Values:
         facts = self.facts_
@@ -94,18 +278,10 @@ class DenoiserEstimator(DensityEstimator):
             sigma_min=max(schedule.sigma_min, 0.004 * scale),
             sigma_max=min(schedule.sigma_max, 80 * scale),
             probes=probes,
-            end=self._end(x.device),
+            end=self._moments(x.device),
             batch_size=max(1, 200_000 // (dim * (probes or dim))),
         )
         return Values(out.value.cpu().numpy(), out.kind, out.stderr.cpu().numpy())
-
-    def _end(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        shape = self.facts_["event_shape"]
-        mean = torch.tensor(self.facts_["mean"], dtype=torch.float64, device=device).reshape(shape)
-        variance = torch.tensor(
-            self.facts_["variance"], dtype=torch.float64, device=device
-        ).reshape(shape)
-        return mean, variance
 
     @torch.no_grad()
     def _surprise(self, x: Tensor) -> Tensor:

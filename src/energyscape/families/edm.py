@@ -10,17 +10,19 @@ Source: Karras et al. 2206.00364, table 1 and algorithm 1; levels moved with the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
 from torch import nn
 
 from energyscape import schedules
 from energyscape.families import settings as s
 from energyscape.families.base import Composition
 from energyscape.families.denoising import DenoiserEstimator
+from energyscape.families.labels import LABEL_DROPOUT
 from energyscape.families.networks import field_network
 from energyscape.models import EDMPreconditioning, PreconditionedDenoiser
-from energyscape.objectives import DenoisingLoss, edm_weight
+from energyscape.objectives import DenoisingLoss, edm_weight, min_snr_weight
 
 __all__ = ["EDM"]
 
@@ -50,6 +52,12 @@ class EDM(DenoiserEstimator):
         learning_rate: s.LearningRate = 2e-3,
         weight_decay: s.WeightDecay = 0.0,
         ema_decay: s.EMADecay = 0.998,
+        weight: Annotated[
+            Literal["edm", "min_snr"],
+            Field(description="of the loss over levels: 1/c_out^2, or min(SNR, 5)"),
+        ] = "edm",
+        label: s.Label = None,
+        clip: s.Clip = "auto",
         network: s.Network = "auto",
         width: s.Width = None,
         blocks: s.Blocks = None,
@@ -73,9 +81,13 @@ class EDM(DenoiserEstimator):
         return schedules.EDM.for_data(scale, sigma_min=low / scale / 2)
 
     def _build(self, facts: Mapping[str, Any]) -> nn.Module:
-        network = field_network(self.get_params(), facts["event_shape"])
+        classes = len(facts.get("classes", ()))
+        network = field_network(self.get_params(), facts["event_shape"], classes)
         return PreconditionedDenoiser(network, EDMPreconditioning(facts["sigma_data"]))
 
     def _compose(self, model: nn.Module, facts: Mapping[str, Any]) -> Composition:
-        weight = edm_weight(facts["sigma_data"])
-        return Composition(model, DenoisingLoss(self._schedule(facts), weight))
+        scale = facts["sigma_data"]
+        named = self.get_params()["weight"]
+        weight = edm_weight(scale) if named == "edm" else min_snr_weight(sigma_data=scale)
+        hidden = LABEL_DROPOUT if "classes" in facts else 0.0
+        return Composition(model, DenoisingLoss(self._schedule(facts), weight, hidden))

@@ -12,21 +12,21 @@ dimension, the step size from the published rule. Sources: Song and Ermon 1907.0
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Annotated, Any, cast
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from energyscape import schedules
-from energyscape.diffusion import SAMPLERS
 from energyscape.families import settings as s
-from energyscape.families.base import Composition, ProgressCallback
-from energyscape.families.denoising import DenoiserEstimator, as_steps
+from energyscape.families.base import Composition
+from energyscape.families.denoising import DenoiserEstimator
+from energyscape.families.labels import LABEL_DROPOUT
 from energyscape.families.networks import field_network
-from energyscape.mcmc import annealed_langevin, largest_pairwise_distance, ncsnv2_ratio
-from energyscape.models import Denoiser, PreconditionedDenoiser, ScorePreconditioning
+from energyscape.mcmc import largest_pairwise_distance, ncsnv2_ratio
+from energyscape.models import PreconditionedDenoiser, ScorePreconditioning
 from energyscape.objectives import DenoisingLoss, simple_weight
 
 __all__ = ["NCSN"]
@@ -72,6 +72,8 @@ class NCSN(DenoiserEstimator):
             float | None,
             Field(gt=0, description="largest level; none: the largest distance in the data"),
         ] = None,
+        label: s.Label = None,
+        clip: s.Clip = "auto",
         network: s.Network = "auto",
         width: s.Width = None,
         blocks: s.Blocks = None,
@@ -92,11 +94,18 @@ class NCSN(DenoiserEstimator):
         facts = super()._measure(x)
         settings = self.get_params()
         scale = facts["sigma_data"]
-        largest = settings["sigma_max"] or float(largest_pairwise_distance(x))
+        widest = float(largest_pairwise_distance(x))
+        largest = settings["sigma_max"] or widest
         smallest = settings["sigma_min"] or 0.02 * scale
         if not smallest < largest:
             raise ValueError(
                 f"the largest level ({largest:g}) must exceed the smallest ({smallest:g})"
+            )
+        if largest < widest / 4:
+            warnings.warn(
+                f"the largest level ({largest:g}) is far below the spread of the data: chains will "
+                f"not cross between modes; {widest:.3g}, the largest distance, is what it takes",
+                stacklevel=2,
             )
         count = settings["levels"]
         if count is None:
@@ -115,41 +124,18 @@ class NCSN(DenoiserEstimator):
         return cast(list[float], self._schedule(self.facts_).levels(count).tolist())
 
     def _build(self, facts: Mapping[str, Any]) -> nn.Module:
-        network = field_network(self.get_params(), facts["event_shape"])
+        classes = len(facts.get("classes", ()))
+        network = field_network(self.get_params(), facts["event_shape"], classes)
         return PreconditionedDenoiser(network, ScorePreconditioning(facts["sigma_data"]))
 
     def _compose(self, model: nn.Module, facts: Mapping[str, Any]) -> Composition:
         ladder = self._schedule(facts).levels(facts["levels"])
-        return Composition(model, DenoisingLoss(schedules.Ladder(ladder), simple_weight))
+        hidden = LABEL_DROPOUT if "classes" in facts else 0.0
+        return Composition(model, DenoisingLoss(schedules.Ladder(ladder), simple_weight, hidden))
 
-    def _sample_encoded(
-        self,
-        n: int,
-        rng: torch.Generator,
-        *,
-        steps: int | None,
-        sampler: str | None,
-        progress: ProgressCallback | None,
-    ) -> Tensor:
-        if sampler not in (None, "langevin"):
-            if sampler not in SAMPLERS:
-                names = ", ".join(["langevin", *SAMPLERS])
-                raise ValueError(f"unknown sampler {sampler!r}; choose one of {names}")
-            count = steps or 32
-            return super()._sample_encoded(n, rng, steps=count, sampler=sampler, progress=progress)
-        denoiser = cast(Denoiser, self.model_)
-        levels = self.levels_
-        shown = as_steps(progress, "sampling")
-        device = next(self.model_.parameters()).device
-        shape = (n, *self.facts_["event_shape"])
-        mean = torch.tensor(self.facts_["mean"], device=device).reshape(shape[1:])
-        x0 = mean + levels[0] * torch.randn(shape, generator=rng, device=device)
-        walk = annealed_langevin(
-            denoiser.at,
-            levels,
-            x0,
-            rng=rng,
-            steps_per_level=steps or self.default_steps,
-            on_level=None if shown is None else lambda i, x: shown(i + 1, len(levels)),
-        )
-        return walk.x
+    def _langevin_levels(self) -> list[float]:
+        return self.levels_
+
+    def _walk_steps(self) -> int:
+        """At least as many levels as were trained."""
+        return max(32, int(self.facts_["levels"]))
