@@ -59,7 +59,7 @@ def run(
         if out.suffix.lower() not in TABLE_SUFFIXES:
             raise BadInput(f"{out}: ratios are written as {', '.join(TABLE_SUFFIXES)}")
     estimators = [open_run(folder, device) for folder in (first, second)]
-    _refuse_different(*estimators, str(first), str(second))
+    _refuse_different(estimators[0], estimators[1], str(first), str(second))
     readings = [read_for(estimator, data) for estimator in estimators]
     said = [text for reading in readings for text in reading.notes]
     datasets = [reading.dataset for reading in readings]

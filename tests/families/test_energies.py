@@ -1,0 +1,260 @@
+"""The energy families: kernels of random length, every objective, a log Z that earns its trust."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn.model_selection import GridSearchCV
+
+import energyscape
+from energyscape.densities import GaussianMixture, eight_gaussians
+from energyscape.families import (
+    EBM,
+    NoLogDensityError,
+    ScoreModel,
+    TrainingDiverged,
+    energies,
+    settings_of,
+)
+from energyscape.families.energies import LevelEnergy, Watched
+from energyscape.families.walks import ScatteredMALA, settled, walker
+from energyscape.mcmc import GaussianBase, LogZ, run_chains
+from energyscape.models import FunctionEnergy, PreconditionedEnergy
+from energyscape.nn import MLP
+from energyscape.objectives import ChainsDiverged, LossOutput
+
+QUICK = {"max_steps": 4, "batch_size": 32, "width": 8, "blocks": 1, "random_state": 0}
+
+
+def choices(cls: type, name: str) -> list[str]:
+    """The values a setting may take."""
+    return next(s for s in settings_of(cls) if s.name == name).type.split(" | ")
+
+
+def gaussian(n: int = 400) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return 5 + rng.normal(size=(n, 2)) @ np.array([[1.0, 0.8], [0.0, 0.5]])
+
+
+@pytest.fixture(scope="module")
+def fitted() -> EBM:
+    """An energy of a correlated Gaussian after 150 steps."""
+    return EBM(max_steps=150, batch_size=64, width=16, random_state=0).fit(gaussian())
+
+
+# -- kernels ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jump_share", [0.0, 0.5])
+def test_scattered_steps_leave_the_density_unchanged(jump_share):
+    """From equilibrium both coordinates keep their law; false-failure rate 4e-4 in all."""
+    p, rng = eight_gaussians(), torch.Generator().manual_seed(0)
+    kernel = ScatteredMALA(0.1, jump_share=jump_share, reach=4.0)
+    chains = run_chains(kernel, p.at(0.0), p.sample(3000, rng), 40, rng=rng, keep="last")
+    fresh = p.sample(3000, rng)
+    for j in range(2):
+        assert stats.ks_2samp(chains.x[:, j], fresh[:, j]).pvalue > 1e-4
+    assert 0.2 < float(chains.info.acceptance.mean()) < 0.95
+
+
+def test_jumps_cross_between_modes_where_langevin_does_not():
+    """From one mode of eight, jumps reach all of them in the same number of moves."""
+    p, x0 = eight_gaussians(), torch.tensor([[2.0, 0.0]]).expand(200, 2).double()
+    reached = {}
+    for share in (0.0, 0.25):
+        rng = torch.Generator().manual_seed(0)
+        kernel = ScatteredMALA(0.05, jump_share=share, reach=3.0)
+        x = run_chains(kernel, p.at(0.0), x0, 200, rng=rng, keep="last").x
+        angle = torch.atan2(x[:, 1], x[:, 0]) * 4 / math.pi
+        reached[share] = len(angle.round().remainder(8).unique())
+    assert reached[0.0] <= 2
+    assert reached[0.25] == 8
+
+
+def test_settled_draws_have_the_weights_of_the_modes():
+    """From a Gaussian, a mode of weight 0.2 far from one of 0.8 gets its share within 4.5 errors."""
+    p = GaussianMixture.isotropic(torch.tensor([[-4.0, 0.0], [4.0, 0.0]]), 0.5, [0.2, 0.8])
+    rng = torch.Generator().manual_seed(0)
+    base = GaussianBase(p.mean, 1.5 * p.covariance)
+    x = settled(p.at(0.0), base, walker("mala", 2.0, 9), 2000, 200, rng)
+    share = float((x[:, 0] < 0).double().mean())
+    # Resampling makes draws dependent: four times the binomial variance.
+    assert abs(share - 0.2) < 4.5 * 2 * math.sqrt(0.16 / 2000)
+
+
+def test_walkers_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"'nuts'.*ula, mala, hmc"):
+        walker("nuts", 1.0, 2)
+    with pytest.raises(ValueError, match="positive finite"):
+        ScatteredMALA(0.0)
+    with pytest.raises(ValueError, match="jump_share"):
+        ScatteredMALA(0.1, jump_share=1.0)
+
+
+def test_a_level_energy_stands_at_its_level():
+    energy = PreconditionedEnergy(MLP((2,), width=8, scalar=True, noise=True), 1.0)
+    x = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(LevelEnergy(energy, 0.3)(x), energy(x, 0.3))
+    assert torch.equal(LevelEnergy(energy, 0.3)(x, 2.0), energy(x, 2.0))
+
+
+# -- objectives ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("objective", choices(EBM, "objective"))
+def test_every_objective_of_ebm_finds_the_data(objective):
+    """After a few steps rows have lower energy than points five deviations away."""
+    model = EBM(objective=objective, **QUICK | {"max_steps": 40, "learning_rate": 0.01})
+    model.set_params(normalise=False, chain_steps=3).fit(gaussian(200))
+    x = gaussian(50)
+    assert model.anomaly_score(x).mean() < model.anomaly_score(x + 5.0).mean()
+    assert np.isfinite(model.sample(3, steps=5)).all()
+
+
+@pytest.mark.parametrize("sampler", choices(EBM, "sampler"))
+def test_every_sampler_trains_and_samples(sampler):
+    model = EBM(sampler=sampler, normalise=False, **QUICK).fit(gaussian(100))
+    assert model.sample(5, steps=8, sampler=sampler).shape == (5, 2)
+
+
+@pytest.mark.parametrize("face", choices(ScoreModel, "face"))
+@pytest.mark.parametrize("objective", choices(ScoreModel, "objective"))
+def test_every_objective_of_score_trains_both_faces(objective, face):
+    """The score at the data's edge points inwards, for an energy and for a field."""
+    settings = QUICK | {"max_steps": 60, "learning_rate": 0.02, "width": 16}
+    model = ScoreModel(objective=objective, face=face, normalise=False, **settings)
+    model.fit(gaussian(300))
+    mean = model.encode(gaussian(300)).mean(0)
+    # Along the long axis of the data, two deviations out.
+    x = mean + 2.0 * torch.tensor([[1.0, 1.0], [-1.0, -1.0]], dtype=torch.float64) / math.sqrt(2)
+    inwards = (model._double().score(x).detach() * (mean - x)).sum(1)
+    assert bool((inwards > 0).all())
+
+
+def test_a_field_has_no_log_density():
+    """The error names what to do; samples and anomaly scores work, also after loading."""
+    X = gaussian(300)
+    model = ScoreModel(face="field", **QUICK | {"max_steps": 80, "learning_rate": 0.02}).fit(X)
+    with pytest.raises(NoLogDensityError, match=r"no log-density.*ebm.*edm"):
+        model.score_samples(X)
+    with pytest.raises(ValueError, match=r"'mala'.*ula"):
+        model.sample(2, sampler="mala")
+    assert np.isfinite(model.sample(5, steps=30)).all()
+    assert model.anomaly_score(X).mean() < model.anomaly_score(X + 8.0).mean()
+
+
+def test_denoising_without_noise_is_refused():
+    with pytest.raises(ValueError, match="noise_level > 0"):
+        ScoreModel(objective="denoising", noise_level=0.0, **QUICK).fit(gaussian(50))
+
+
+# -- divergence ------------------------------------------------------------------------------------
+
+
+class Fails:
+    needs_double_backward = False
+
+    def __init__(self, gap: float) -> None:
+        self.gap = gap
+
+    def init(self, model, x, rng):
+        return None
+
+    def __call__(self, model, x, aux, rng, *, label=None):
+        if math.isnan(self.gap):
+            raise ChainsDiverged("3 of 4 negative chains are not finite")
+        return LossOutput(x.sum(1), aux, {"energy_gap": torch.tensor(self.gap)})
+
+
+@pytest.mark.parametrize("gap, word", [(math.nan, "not finite"), (-1e4, "below"), (1e4, "above")])
+def test_diverging_chains_end_training_with_a_reason(gap, word):
+    energy, x = FunctionEnergy(lambda x: x.sum(1)), torch.zeros(4, 2)
+    with pytest.raises(TrainingDiverged, match=word):
+        Watched(Fails(gap), 2)(energy, x, None, torch.Generator())
+    assert Watched(Fails(3.0), 2)(energy, x, None, torch.Generator()).loss.shape == (4,)
+
+
+def test_divergence_of_a_fit_is_an_error_of_the_run():
+    """Unadjusted steps a million times too large throw the chains off; training stops and says so."""
+    model = EBM(sampler="ula", step_size=1e6, **QUICK)
+    with pytest.raises(TrainingDiverged, match="chains, which no longer follow the model"):
+        model.fit(gaussian(100))
+
+
+# -- log Z and chains ------------------------------------------------------------------------------
+
+
+def test_the_log_density_integrates_to_one(fitted):
+    """AIS against the midpoint rule on a grid in original units, within 0.02 nats."""
+    axis = np.linspace(-5.0, 15.0, 301)
+    grid = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
+    values = fitted.log_density(grid)
+    assert values.kind == "ais"
+    integral = np.exp(values.value).sum() * (axis[1] - axis[0]) ** 2
+    assert abs(math.log(integral)) < 0.02 + 3 * values.stderr[0]
+    assert values.stderr[0] < 0.02
+
+
+def test_bounds_and_chains_are_on_record(fitted):
+    found, chains = fitted.info_["log_z"], fitted.info_["chains"]
+    assert found["trusted"]
+    assert found["lower"] <= found["estimate"] <= found["upper"]
+    assert found["ess"] > 10
+    assert {"rhat", "ess_bulk", "acceptance", "verdict", "energy_data"} <= set(chains)
+    assert "chains" in chains["verdict"] or "mixing" in chains["verdict"]
+    assert 0 < chains["acceptance"] < 1
+
+
+def test_log_z_survives_saving(fitted, tmp_path):
+    fitted.save(tmp_path / "run")
+    loaded = energyscape.load(tmp_path / "run")
+    X = gaussian(10)
+    assert np.array_equal(loaded.log_density(X).value, fitted.log_density(X).value)
+    assert np.array_equal(loaded.log_density(X).stderr, fitted.log_density(X).stderr)
+    assert loaded.info_["log_z"] == fitted.info_["log_z"]
+
+
+def test_without_normalising_nothing_is_claimed():
+    values = EBM(normalise=False, **QUICK).fit(gaussian(60)).log_density(gaussian(5))
+    assert values.kind == "unnormalised"
+    assert np.isnan(values.stderr).all()
+
+
+def disagreeing(*args, **kwargs):
+    return LogZ(1.0, 0.3, 1.0, 4.0, 0.5, 4.5, 4.0, 3.0, (0.0, 1.0))
+
+
+def impossible(*args, **kwargs):
+    raise ValueError("the ladder reached 200 rungs")
+
+
+@pytest.mark.parametrize("ais, word", [(disagreeing, "do not agree"), (impossible, "200 rungs")])
+def test_an_estimate_that_cannot_be_trusted_is_said(monkeypatch, ais, word):
+    """The density stays unnormalised and the record says why."""
+    monkeypatch.setattr(energies, "ais", ais)
+    model = EBM(**QUICK).fit(gaussian(60))
+    assert model.log_density(gaussian(5)).kind == "unnormalised"
+    assert any(word in note for note in model.info_["notes"])
+
+
+def test_samples_follow_the_model(fitted):
+    """Chains have the mean energy that the settled ones have; every sampler agrees on it."""
+    reference = -fitted.info_["chains"]["energy_chains"] - fitted.facts_["log_z"]
+    for sampler in ("mala", "hmc", "tempering"):
+        x = fitted.sample_encoded(600, steps=60, sampler=sampler, random_state=1)
+        value = fitted._log_density(x.double()).value
+        assert abs(value.mean() - reference) < 5 * value.std() / math.sqrt(len(value))
+    with pytest.raises(ValueError, match=r"'gibbs'.*tempering"):
+        fitted.sample(2, sampler="gibbs")
+
+
+def test_grid_search_by_likelihood():
+    """The search prefers the rate that trains."""
+    grid = {"learning_rate": [1e-9, 1e-2]}
+    model = EBM(max_steps=30, batch_size=32, width=8, chain_steps=3, random_state=0)
+    search = GridSearchCV(model, grid, cv=2).fit(gaussian(200))
+    assert search.best_params_ == {"learning_rate": 1e-2}
