@@ -166,7 +166,11 @@ def test_damaged_and_foreign_runs(refused, copy, tmp_path) -> None:  # type: ign
         (["--out", "s.csv", "--given", "town=Rome"], "no column 'town'"),
         (["--out", "s.csv", "--given", "city"], "COL=VALUE"),
         (["--out", "s.csv", "--given", "city=Lima"], "never 'Lima' in training"),
-        (["--out", "s.csv", "--given", "pay=2000"], "numeric"),
+        (["--out", "s.csv", "--given", "city>Bonn"], "no order"),
+        (["--out", "s.csv", "--given", "pay>much"], "'much'"),
+        (["--out", "s.csv", "--given", "age>30", "--given", "age=4", "--given", "age=5"], "two"),
+        (["--out", "s.csv", "--guidance", "2"], "guidance needs a model with classes"),
+        (["--out", "s.csv", "--label", "Rome"], "label needs a model with classes"),
         (["--out", "s.csv", "--device", "toaster"], "toaster"),
     ],
 )

@@ -9,7 +9,9 @@ import typer
 import energyscape.cli.compare as compare
 import energyscape.cli.evaluate as evaluate
 import energyscape.cli.fit as fit
+import energyscape.cli.impute as impute
 import energyscape.cli.inspect as inspect
+import energyscape.cli.lab as lab
 import energyscape.cli.models as models
 import energyscape.cli.report as report
 import energyscape.cli.sample as sample
@@ -47,6 +49,6 @@ def _root(
     ctx.ensure_object(State).debug = debug
 
 
-for _verb in (inspect, fit, sample, score, evaluate, compare, report, models):
+for _verb in (inspect, fit, sample, score, impute, evaluate, compare, report, lab, models):
     _name = _verb.__name__.rpartition(".")[2]
     app.command(_name, epilog=_verb.EXAMPLE, no_args_is_help=False)(_verb.run)

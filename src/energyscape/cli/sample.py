@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,21 +21,19 @@ from energyscape.cli.options import (
     Seed,
     nearest,
     refuse_existing,
-    to_pairs,
 )
 from energyscape.cli.runs import open_run
 
 if TYPE_CHECKING:
     import numpy as np
-    import polars as pl
 
     from energyscape.families import DensityEstimator
 
-__all__ = ["EXAMPLE", "run"]
+__all__ = ["EXAMPLE", "read_given", "run"]
 
 EXAMPLE = "Example: energyscape sample runs/penguins --n 100 --out penguins.csv --given sex=FEMALE"
 
-_COUNTABLE = ("boolean", "category", "integer")
+_SIGN = "(<=|>=|!=|==|=|<|>)"
 _PICTURES = (".png", ".npy", ".npz")
 
 
@@ -54,7 +53,24 @@ def run(
     ],
     given: Annotated[
         list[str] | None,
-        typer.Option("--given", metavar="COL=VALUE", help="Only rows with this value; repeatable."),
+        typer.Option(
+            "--given",
+            metavar="COL=VALUE",
+            help="Only rows like this: 'sex=FEMALE', 'mass=4200', 'age>60', also >= < <= !=; "
+            "repeatable.",
+        ),
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            "--label", metavar="CLASS", help="Only this class (fit with --set label=...)."
+        ),
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            "--guidance", min=0.0, metavar="W", help="Exaggerate the class: above 1, say 2."
+        ),
     ] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Steps of the sampler.")
@@ -68,23 +84,26 @@ def run(
     """Draw N new records, or pictures, from a run.
 
     Columns, types, categories, ranges and units are those of the data the run was fitted on.
+    Values given come back exactly, with the other columns drawn from the model given them.
     Without --seed one is drawn and printed.
     """
     refuse_existing(out, overwrite=overwrite, folder=not out.suffix)
-    fixed = to_pairs(given, "--given", "COL=VALUE")
     estimator = open_run(folder, device)
     _check_suffix(estimator, out)
-    _check_given(estimator, fixed)
+    conditions = read_given(given, _columns(estimator, given))
     if seed is None:
         seed = int.from_bytes(os.urandom(4), "big") >> 1
     with Bar(quiet=quiet) as bar:
-
-        def draw(count: int, number: int) -> Any:
-            return estimator.sample(
-                count, random_state=seed + number, steps=steps, sampler=sampler, progress=bar
-            )
-
-        drawn: Any = _draw_given(estimator, fixed, n, draw) if fixed else draw(n, 0)
+        drawn: Any = estimator.sample(
+            n,
+            given=conditions,
+            label=label,
+            guidance=guidance,
+            random_state=seed,
+            steps=steps,
+            sampler=sampler,
+            progress=bar,
+        )
     if estimator.data_kind_ == "pictures":
         _write_pictures(drawn, _levels(estimator), out)
     else:
@@ -112,63 +131,43 @@ def _check_suffix(estimator: DensityEstimator, out: Path) -> None:
         )
 
 
-def _check_given(estimator: DensityEstimator, fixed: dict[str, str]) -> None:
-    if not fixed:
-        return
-    if estimator.data_kind_ == "pictures":
-        raise BadInput("--given holds a column fixed, but this run was fitted on pictures")
-    from energyscape.data import TableCodec
+def read_given(words: Sequence[str] | None, columns: Sequence[str]) -> dict[str, Any]:
+    """Conditions as the estimator takes them: column to a list of (sign, value).
 
-    columns = {column.name: column.kind for column in estimator.schema_.modelled}
-    for name in fixed:
-        if name not in columns:
-            raise BadInput(f"--given: the run models no column {name!r}; {nearest(name, columns)}")
-        if columns[name] not in _COUNTABLE or estimator.schema_.array:
-            raise BadInput(
-                f"--given {name}: the column is {columns[name]}; only columns of kind "
-                f"{', '.join(_COUNTABLE)} can be held fixed, as others never hit a value twice"
-            )
-    assert isinstance(estimator.codec_, TableCodec)
-    estimator.codec_.encode_given(fixed, 1)
-
-
-def _draw_given(
-    estimator: DensityEstimator, fixed: dict[str, str], n: int, draw: Callable[[int, int], Any]
-) -> pl.DataFrame:
-    """Rows that have the values asked for: draws are kept or rejected, which is exact.
+    Column names come first, the longest that fits, so that they may hold signs themselves.
 
     Raises
     ------
     BadInput
-        Fewer than ``n`` of 1,000 ``n`` (at least 20,000) draws fit.
+        For words without a sign, and columns that the run does not have.
+
+    Examples
+    --------
+    >>> read_given(["age>=18", "age < 30", "a=b=c"], ["age", "a", "a=b"])
+    {'age': [('>=', '18'), ('<', '30')], 'a=b': [('=', 'c')]}
     """
-    import polars as pl
+    known = "|".join(re.escape(name) for name in sorted(columns, key=len, reverse=True))
+    given: dict[str, Any] = {}
+    for word in words or []:
+        found = re.fullmatch(rf"\s*({known})\s*{_SIGN}(.*)", word, re.DOTALL) if columns else None
+        if found is None:
+            other = re.fullmatch(rf"(.+?)\s*{_SIGN}.*", word.strip(), re.DOTALL)
+            if other is None:
+                raise BadInput(f"--given {word!r}: expected COL=VALUE, or a range such as 'COL>60'")
+            raise BadInput(
+                f"--given: the run models no column {other[1]!r}; {nearest(other[1], columns)}"
+            )
+        given.setdefault(found[1], []).append((found[2], found[3].strip()))
+    return given
 
-    from energyscape.data import to_polars
-    from energyscape.data.values import keep
 
-    wanted = {
-        name: keep(pl.Series(name, [value]), estimator.schema_[name])[0]
-        for name, value in fixed.items()
-    }
-    parts: list[pl.DataFrame] = []
-    found = tried = number = 0
-    most = max(1000 * n, 20_000)
-    while found < n and tried < most:
-        # as many as the share kept so far asks for, and some more
-        share = (found + 1) / (tried + 2)
-        count = int(min(max(1.2 * (n - found) / share, 64), 8192, most - tried))
-        rows = to_polars(draw(count, number))
-        kept = rows.filter(pl.all_horizontal(pl.col(c) == v for c, v in wanted.items()))
-        parts.append(kept)
-        found, tried, number = found + kept.height, tried + count, number + 1
-    if found < n:
-        asked = ", ".join(f"{name}={value}" for name, value in fixed.items())
-        raise BadInput(
-            f"--given {asked}: {found} of {tried} draws fit and {n} were asked for; "
-            "ask for fewer, or fix fewer columns"
-        )
-    return pl.concat(parts).head(n)
+def _columns(estimator: DensityEstimator, given: list[str] | None) -> list[str]:
+    """The columns of the density; none may be given where there are none."""
+    if estimator.data_kind_ == "table":
+        return [column.name for column in estimator.schema_.modelled]
+    if given:
+        raise BadInput("--given holds columns, but this run was fitted on pictures; try --label")
+    return []
 
 
 def _write_rows(drawn: Any, estimator: DensityEstimator, out: Path) -> None:

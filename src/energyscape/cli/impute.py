@@ -1,0 +1,101 @@
+"""``energyscape impute``: blank cells filled in by draws given the rest of their row."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from energyscape.cli.console import Bar, notes, tell
+from energyscape.cli.failures import BadInput
+from energyscape.cli.options import Data, Device, Overwrite, Quiet, Run, Seed, refuse_existing
+from energyscape.cli.runs import open_run, read_for
+
+__all__ = ["EXAMPLE", "run"]
+
+EXAMPLE = "Example: energyscape impute runs/penguins gaps.csv --out filled.csv --draws 5"
+
+
+def run(
+    folder: Run,
+    data: Data,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="Table to write.", show_default=False)
+    ],
+    draws: Annotated[
+        int,
+        typer.Option(
+            "--draws", min=1, metavar="M", help="Completed copies, stacked under a column `draw`."
+        ),
+    ] = 1,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Steps of the sampler.")
+    ] = None,
+    overwrite: Overwrite = False,
+    seed: Seed = None,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """Fill the blanks of a table in.
+
+    Each blank is one draw from the model given the rest of its row: with --draws 20 the spread of
+    a cell over the draws says how sure that is. Cells that were not blank are as they were, and so
+    are columns that the run left out. Without --seed one is drawn and printed.
+    """
+    refuse_existing(out, overwrite=overwrite)
+    from energyscape.data import to_polars, write_table
+    from energyscape.data.tables import TABLE_SUFFIXES
+
+    if out.suffix.lower() not in TABLE_SUFFIXES:
+        raise BadInput(f"{out}: tables are written as {', '.join(TABLE_SUFFIXES)}")
+    estimator = open_run(folder, device)
+    if estimator.data_kind_ != "table":
+        raise BadInput("impute fills blank cells of tables, but this run was fitted on pictures")
+    if not estimator.conditional:
+        raise BadInput(
+            f"{type(estimator).__name__} cannot fill blanks: fit --model edm, ddpm or ncsn"
+        )
+    reading = read_for(estimator, data)
+    notes(reading.notes, quiet=quiet)
+    if seed is None:
+        seed = int.from_bytes(os.urandom(4), "big") >> 1
+    with Bar(quiet=quiet) as bar:
+        filled: Any = estimator.impute(
+            reading.dataset, draws, random_state=seed, steps=steps, progress=bar
+        )
+    copies = [_frame(part, reading.dataset) for part in (filled if draws > 1 else [filled])]
+    before = _blanks(_frame(reading.dataset.data, reading.dataset), estimator)
+    if draws > 1:
+        import polars as pl
+
+        numbered = [
+            part.insert_column(
+                0, pl.repeat(i, part.height, dtype=pl.Int64, eager=True).alias("draw")
+            )
+            for i, part in enumerate(copies, start=1)
+        ]
+        copies = [pl.concat(numbered)]
+    write_table(to_polars(copies[0]), out)
+    made = "" if draws == 1 else f", {draws} draws of each"
+    tell(f"filled {before} blanks{made}; wrote {out} (seed {seed})", quiet=quiet)
+
+
+def _frame(table: Any, dataset: Any) -> Any:
+    """A polars frame, also of an array, under the columns' names."""
+    import numpy as np
+    import polars as pl
+
+    if not isinstance(table, np.ndarray):
+        return table
+    return pl.DataFrame({name: table[:, j] for j, name in enumerate(dataset.schema.names)})
+
+
+def _blanks(frame: Any, estimator: Any) -> int:
+    """Blank cells of the columns that are filled in."""
+    columns = [frame[column.name] for column in estimator.schema_.modelled]
+    return sum(
+        int(c.fill_nan(None).null_count() if c.dtype.is_float() else c.null_count())
+        for c in columns
+    )
