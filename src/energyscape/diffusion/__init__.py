@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from energyscape.diffusion.bound import Bound, Decoder, path_log_ratio, variational_bound
 from energyscape.diffusion.chain import Chain, Reverse, TerminalSignalWarning, Variance
-from energyscape.diffusion.conditioning import Conditioned, twisted_sample
+from energyscape.diffusion.conditioning import Conditioned, blurred_start, twisted_sample
 from energyscape.diffusion.guidance import Guided
 from energyscape.diffusion.likelihood import End, LogDensity, Solver, log_density
 from energyscape.diffusion.losses import BoundLoss, ChainLossOutput, HybridLoss, SimpleLoss
@@ -56,6 +56,7 @@ __all__ = [
     "TerminalSignalWarning",
     "UniPC",
     "Variance",
+    "blurred_start",
     "clip_denoised",
     "initial_noise",
     "ladder",

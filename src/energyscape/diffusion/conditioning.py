@@ -35,7 +35,7 @@ from energyscape.diffusion.samplers import Progress, initial_noise, ladder
 from energyscape.models import Denoiser, per_row
 from energyscape.schedules import Schedule
 
-__all__ = ["Conditioned", "twisted_sample"]
+__all__ = ["Conditioned", "blurred_start", "twisted_sample"]
 
 _DENSE_COORDINATES = 64
 
@@ -311,9 +311,9 @@ def twisted_sample(
     rng : torch.Generator
     label : Tensor of shape (batch,), optional
     start : (mean, variance), optional
-        Of each coordinate of the data, broadcast over rows: the walk starts from
-        ``N(mean, variance + sigma^2)``, and the largest level need be no more than a few times the
-        data's spread; otherwise from ``N(0, sigma^2)``, and it must be far above.
+        Of the data: a variance for each coordinate, or the covariance (dim, dim) of flattened rows.
+        The walk starts from ``N(mean, variance + sigma^2)``, and the largest level need be no more
+        than a few times the data's spread; otherwise from ``N(0, sigma^2)``, and it must be far above.
     progress : callable, optional
         Called as ``progress(done, total)`` after each level.
 
@@ -357,7 +357,7 @@ def twisted_sample(
     labels = None if label is None else label.repeat_interleave(particles, 0)
     given = Conditioned(denoiser, *wide, covariance=covariance)
     shape, kind = (batch * particles, *event), {"dtype": values.dtype, "device": values.device}
-    x = _first_state(shape, table[0], start, rng, kind)
+    x = blurred_start(shape, table[0], start, rng, kind)
     now = given.moments(x, table[0], labels)
     log_w = now.log_evidence.reshape(batch, particles)
     for done, (s, t) in enumerate(itertools.pairwise(table), start=1):
@@ -380,18 +380,45 @@ def twisted_sample(
     return now.conditional[rows]
 
 
-def _first_state(
+def blurred_start(
     shape: Sequence[int],
     sigma: float,
     start: tuple[Tensor, Tensor] | None,
     rng: torch.Generator,
     kind: dict[str, Any],
 ) -> Tensor:
-    """The state at the largest level: broad noise, or the data's first two moments blurred."""
+    """States at the largest level of a walk: broad noise, or the data's first two moments blurred.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        (batch, ...).
+    sigma : float
+    start : (mean, variance or covariance) or None
+        As in `twisted_sample`.
+    rng : torch.Generator
+    kind : dict
+        ``dtype`` and ``device`` of the states.
+
+    Examples
+    --------
+    >>> import torch
+    >>> kind = {"dtype": torch.float64, "device": "cpu"}
+    >>> moments = (torch.zeros(2), torch.tensor([[4.0, 3.0], [3.0, 4.0]]))
+    >>> x = blurred_start((5000, 2), 1.0, moments, torch.Generator().manual_seed(0), kind)
+    >>> bool((torch.cov(x.T) - moments[1] - torch.eye(2)).abs().max() < 0.3)
+    True
+    """
     if start is None:
         return initial_noise(shape, sigma, rng, **kind)
-    mean, variance = (part.to(**kind) for part in start)
-    return mean + (variance + sigma**2).sqrt() * torch.randn(tuple(shape), generator=rng, **kind)
+    mean, spread = (part.to(kind["device"], torch.float64) for part in start)
+    z = torch.randn(tuple(shape), generator=rng, **kind)
+    dim = z[0].numel()
+    if spread.shape == (dim, dim):
+        eye = torch.eye(dim, dtype=torch.float64, device=spread.device)
+        root = torch.linalg.cholesky(spread + sigma**2 * eye)
+        return (mean + (z.flatten(1).double() @ root.T).reshape(z.shape)).to(z.dtype)
+    return (mean + (spread + sigma**2).sqrt() * z).to(z.dtype)
 
 
 class _Resampled(NamedTuple):

@@ -1,7 +1,10 @@
 """What the denoiser families share: sampling by any sampler, conditioning, exact density, errors.
 
-**Samples.** Every walk starts from ``N(mean, variance + sigma_max^2)`` with the moments of the training
-rows, so that a largest level at which signal is left costs nothing to second order.
+**Samples.** Every walk starts from the training rows' mean and covariance plus ``sigma^2 I``, right to
+second order at any level, so that tables need not start higher than ten times their widest spread: no
+step is spent where nothing happens. On a Gaussian, 24 steps from 160 times its scale inflate the
+variance by 16 % (Heun with noise; 6 % without), from 10 times by 7 % (2 %). Pictures keep the levels
+they were trained on: on digits the two are equally good.
 
 **Known cells.** Twisted sequential Monte Carlo (2306.17775) from five times the data's spread down,
 with 32 particles a row and the training rows' covariance; above 128 dimensions one conditioned walk a
@@ -32,6 +35,7 @@ from energyscape.diffusion import (
     Clip,
     Conditioned,
     Guided,
+    blurred_start,
     log_density,
     sample,
     twisted_sample,
@@ -54,6 +58,7 @@ _PARTICLE_DIMENSIONS = 128
 _PARTICLE_ROWS = 4096
 _CONDITIONAL_STEPS = 48
 _WIDEST = 5.0
+_FAR = 10.0
 _LANGEVIN_STEPS = 10
 _LANGEVIN_RATIO = 100 ** (1 / 9)
 
@@ -140,12 +145,33 @@ class DenoiserEstimator(DensityEstimator):
         return mean, variance
 
     def _start(self, n: int, sigma: float, rng: torch.Generator) -> Tensor:
-        """States at the largest level."""
+        """States at the largest level of a walk."""
         own = next(self.model_.parameters())
-        mean, variance = self._moments(own.device)
-        spread = (variance + sigma**2).sqrt().to(own.dtype)
-        z = torch.randn((n, *mean.shape), generator=rng, dtype=own.dtype, device=own.device)
-        return mean.to(own.dtype) + spread * z
+        kind = {"dtype": own.dtype, "device": own.device}
+        return blurred_start(
+            (n, *self.facts_["event_shape"]), sigma, self._blurred(own.device), rng, kind
+        )
+
+    def _blurred(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean of the training rows, and their covariance where it is kept, else the variances."""
+        mean, variance = self._moments(device)
+        covariance = self.calibration_.get("covariance")
+        return mean, variance if covariance is None else torch.from_numpy(covariance).to(device)
+
+    def _walk_levels(self, steps: int) -> Tensor:
+        """The ladder of a walk of so many levels."""
+        schedule = self._schedule(self.facts_)
+        covariance = self.calibration_.get("covariance")
+        if self.data_kind_ == "pictures" or covariance is None:
+            return schedule.levels(steps)
+        widest = max(float(np.linalg.eigvalsh(covariance)[-1]) ** 0.5, self.facts_["sigma_data"])
+        return self._ladder(steps, schedule.sigma_min, min(schedule.sigma_max, _FAR * widest))
+
+    def _ladder(self, steps: int, low: float, high: float) -> Tensor:
+        """Levels even in ``sigma^(1/7)`` (2206.00364 eq. 5)."""
+        scale = 0.5 / self.facts_["sigma_data"]
+        ends = {"sigma_min": low * scale, "sigma_max": max(high, 2 * low) * scale}
+        return EDM.for_data(self.facts_["sigma_data"], log_std=3.0, **ends).levels(steps)
 
     def _sample_encoded(
         self,
@@ -165,7 +191,7 @@ class DenoiserEstimator(DensityEstimator):
         denoiser = self._denoiser(classes, guidance)
         if name == "langevin":
             return self._langevin(denoiser, n, rng, steps or _LANGEVIN_STEPS, progress)
-        levels = self._schedule(self.facts_).levels(steps or self._walk_steps())
+        levels = self._walk_levels(steps or self._walk_steps())
         return sample(
             denoiser,
             self._start(n, float(levels[0]), rng),
@@ -247,7 +273,7 @@ class DenoiserEstimator(DensityEstimator):
                     values[rows],
                     particles=_PARTICLES,
                     covariance=torch.from_numpy(covariance),
-                    start=self._moments(own.device),
+                    start=self._blurred(own.device),
                     label=labels,
                     **walk,
                 )
@@ -259,10 +285,8 @@ class DenoiserEstimator(DensityEstimator):
         facts, schedule = self.facts_, self._schedule(self.facts_)
         widest = max(math.sqrt(max(facts["variance"])), facts["sigma_data"])
         low = max(schedule.sigma_min, 0.01 * facts["sigma_data"])
-        high = max(min(schedule.sigma_max, _WIDEST * widest), 2 * low)
-        scale = 0.5 / facts["sigma_data"]
-        ladder = EDM.for_data(facts["sigma_data"], sigma_min=low * scale, sigma_max=high * scale)
-        return cast(list[float], ladder.levels(steps).tolist())
+        high = min(schedule.sigma_max, _WIDEST * widest)
+        return cast(list[float], self._ladder(steps, low, high).tolist())
 
     # -- densities -----------------------------------------------------------------------------
 

@@ -49,8 +49,9 @@ def class_labels(wanted: str | None, dataset: Dataset) -> ClassLabels | None:
     Parameters
     ----------
     wanted : str or None
-        A column of kind category, boolean or integer; or "labels" ("folder", "y") for the labels of
-        the data set itself: folder names, a label array, the y of `fit`.
+        A column of kind category, boolean or integer (or numbers that are all whole); or "labels"
+        ("folder", "y") for the labels of the data set itself: folder names, a label array, the y of
+        `fit`.
     dataset : Dataset
 
     Raises
@@ -101,14 +102,27 @@ def _column(wanted: str, dataset: Dataset) -> list[str | None]:
         raise ValueError(
             f"label={wanted!r} has the single value {only!r}; classes to tell apart are two or more"
         )
-    if column.kind not in ("category", "boolean", "integer"):
+    if column.kind not in ("category", "boolean", "integer") and not _whole(wanted, dataset):
         raise ValueError(
             f"label={wanted!r} is a column of kind {column.kind}; classes come from a category, "
             "boolean or integer"
         )
+    return _texts(_values(wanted, dataset))
+
+
+def _values(wanted: str, dataset: Dataset) -> list[Any]:
+    assert dataset.schema is not None
     if dataset.frame is not None and wanted in dataset.frame.columns:
-        return _texts(dataset.frame[wanted].to_list())
-    return _texts(np.asarray(dataset.data)[:, dataset.schema.names.index(wanted)])
+        return dataset.frame[wanted].to_list()
+    column: list[Any] = dataset.data[:, dataset.schema.names.index(wanted)].tolist()
+    return column
+
+
+def _whole(wanted: str, dataset: Dataset) -> bool:
+    assert dataset.schema is not None
+    if dataset.schema[wanted].kind != "numeric":
+        return False
+    return all(v is None or v != v or float(v).is_integer() for v in _values(wanted, dataset))
 
 
 def _texts(values: Any) -> list[str | None]:

@@ -151,5 +151,5 @@ class Labelled(Denoiser):
 
     def forward(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
         """E[x_0 | x, label]."""
-        own = self.get_buffer("label").to(x.device).expand(x.shape[0])
-        return self.denoiser(x, sigma, own if label is None else label)
+        own = self.get_buffer("label") if label is None else label
+        return self.denoiser(x, sigma, own.to(x.device).expand(x.shape[0]))
