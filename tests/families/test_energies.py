@@ -255,6 +255,6 @@ def test_samples_follow_the_model(fitted):
 def test_grid_search_by_likelihood():
     """The search prefers the rate that trains."""
     grid = {"learning_rate": [1e-9, 1e-2]}
-    model = EBM(max_steps=30, batch_size=32, width=8, chain_steps=3, random_state=0)
+    model = EBM(max_steps=60, batch_size=32, width=16, chain_steps=4, random_state=0)
     search = GridSearchCV(model, grid, cv=2).fit(gaussian(200))
     assert search.best_params_ == {"learning_rate": 1e-2}

@@ -156,6 +156,11 @@ def energies(subject: Subject) -> Section | None:
     if isinstance(chains, dict):
         body = [[str(key).replace("_", " "), number(value)] for key, value in chains.items()]
         tables.append(Table(["chains", ""], body))
+    log_z = est.info_.get("log_z")
+    if isinstance(log_z, dict):
+        body = [[str(key).replace("_", " "), number(value)] for key, value in log_z.items()]
+        caption = "Bounds by annealed importance sampling from below and above, nats."
+        tables.append(Table(["log Z", ""], body, caption))
     if not items and not tables:
         return None
     return Section("Energies and chains", "", items, tables)
