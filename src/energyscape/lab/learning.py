@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,9 @@ from energyscape.nn import MLP
 from energyscape.objectives import Aux, LossOutput, Objective
 from energyscape.training import TrainConfig, train
 
-__all__ = ["Recorded", "fit", "generator", "score_field", "seeded"]
+_Model = TypeVar("_Model", bound=nn.Module)
+
+__all__ = ["PLAIN", "Recorded", "fit", "generator", "score_field", "seeded"]
 
 
 def generator(seed: int) -> torch.Generator:
@@ -75,12 +77,10 @@ class Recorded:
         return out
 
 
-def fit(
-    model: nn.Module, objective: Any, x: Tensor, steps: int, seed: int, **settings: Any
-) -> nn.Module:
+def fit(model: _Model, objective: Any, x: Tensor, steps: int, seed: int, **settings: Any) -> _Model:
     """Train by Adam at a rate that falls to 0; the averaged weights are taken."""
     config = TrainConfig(max_steps=steps, seed=seed, device="cpu", **settings)
-    return train(model, objective, x, config=config).model
+    return cast(_Model, train(model, objective, x, config=config).model)
 
 
 PLAIN: dict[str, Any] = {"decay": "constant", "grad_clip": math.inf, "ema_decay": 0.0}
