@@ -69,7 +69,7 @@ def ours(width: int, blocks: int, batch: int, folder: str) -> object:
     def steps(n: int) -> None:
         # A run of 4,000 steps: 200 lines of log, 20 validations, a checkpoint every 30 s.
         for i in range(1, n + 1):
-            value, norm, metrics = run.advance()
+            _, norm, metrics = run.advance()
             if i % 20 == 0:
                 run.log(norm, metrics)
         run.check()

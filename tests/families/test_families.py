@@ -1,4 +1,4 @@
-"""What every family promises: the same kind of data back, the same bits after loading, rows on their own."""
+"""What every family promises: data of the same kind back, the same bits after loading."""
 
 from __future__ import annotations
 
