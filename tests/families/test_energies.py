@@ -126,7 +126,7 @@ def test_every_sampler_trains_and_samples(sampler):
 def test_every_objective_of_score_trains_both_faces(objective, face):
     """The score at the data's edge points inwards, for an energy and for a field."""
     settings = QUICK | {"max_steps": 60, "learning_rate": 0.02, "width": 16}
-    model = ScoreModel(objective=objective, face=face, normalise=False, **settings)
+    model = ScoreModel(objective=objective, face=face, normalise=False, noise_level=0.3, **settings)
     model.fit(gaussian(300))
     mean = model.encode(gaussian(300)).mean(0)
     # Along the long axis of the data, two deviations out.

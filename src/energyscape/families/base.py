@@ -68,6 +68,9 @@ class DensityEstimator(Fitted, abc.ABC):
 
     #: What the family is for, in a line; shown by the command line.
     purpose: ClassVar[str] = ""
+
+    #: What of `TrainConfig` the family trains with other than by default, beside its settings.
+    training: ClassVar[Mapping[str, Any]] = {}
     #: Whether `sample_conditional` works: any cell can be held fixed, any blank filled.
     conditional: ClassVar[bool] = False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +82,7 @@ def fit_estimator(
         model = estimator._build(facts)
     estimator.facts_ = facts
     composition = estimator._compose(model, facts)
-    config = train_config(settings, seed)
+    config = replace(train_config(settings, seed), **estimator.training)
     run = train(
         composition.model,
         composition.objective,

@@ -89,9 +89,9 @@ def score_network(settings: Mapping[str, Any], event_shape: Sequence[int]) -> nn
 class WaveMLP(nn.Module):
     """A perceptron of the coordinates and of learned waves ``sin(w x + b)`` through them.
 
-    Wavelengths start log-uniform between a dozen and half a standard deviation of unit-scale data, in
-    random directions: narrow modes and long ridges are both a few units away (2006.10739). Waves are
-    bounded, so far from the data the network is nearly linear.
+    Wavelengths start log-uniform between twenty and three quarters of a standard deviation of data at
+    unit scale, in random directions: narrow modes and long ridges are both a few units away
+    (2006.10739). Waves are bounded, so far from the data the network is nearly linear.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ class WaveMLP(nn.Module):
     torch.Size([5])
     """
 
-    _frequencies = (0.5, 10.0)
+    _frequencies = (0.3, 8.0)
 
     def __init__(
         self, event_shape: Sequence[int], *, width: int, depth: int = 2, scalar: bool = False
