@@ -10,7 +10,18 @@ import pytest
 
 from energyscape.cli.app import app
 
-VERBS = ["compare", "evaluate", "fit", "impute", "inspect", "models", "report", "sample", "score"]
+VERBS = [
+    "compare",
+    "evaluate",
+    "fit",
+    "impute",
+    "inspect",
+    "lab",
+    "models",
+    "report",
+    "sample",
+    "score",
+]
 HEAVY = ["numpy", "pandas", "polars", "pydantic", "rich", "scipy", "sklearn", "torch"]
 
 

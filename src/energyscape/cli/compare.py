@@ -11,7 +11,7 @@ import typer
 from energyscape.cli.console import Bar, notes, table, tell
 from energyscape.cli.evaluate import split_of
 from energyscape.cli.failures import BadInput
-from energyscape.cli.options import Data, Device, Overwrite, Quiet, Run, refuse_existing
+from energyscape.cli.options import Data, Device, Overwrite, Quiet, Run, Seed, refuse_existing
 from energyscape.cli.runs import chunks, open_run, read_for, rows_of
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def run(
         typer.Option("--out", metavar="FILE", help="Table of the ratio of each row to write."),
     ] = None,
     overwrite: Overwrite = False,
+    seed: Seed = None,
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
@@ -51,6 +52,7 @@ def run(
     more probable under the first. Its standard error holds the choice of rows and the models' own
     errors, which all rows share. Rows that either run was fitted on are left out. Both runs must
     have learned the same columns; the ratio of unnormalised energies lacks a constant, which is said.
+    A log-density is a function of the row alone, so --seed changes nothing here.
     """
     if out is not None:
         refuse_existing(out, overwrite=overwrite)

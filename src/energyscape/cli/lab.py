@@ -51,7 +51,7 @@ def run(
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
-    """Reproduce a lesson of the field: one page of pictures and numbers.
+    """Reproduce a lesson of the field on one page of pictures.
 
     Networks are small, on the CPU, and a lesson takes under two minutes: --device changes nothing
     here. Every number is of this run, and the page says whether the lesson shows on these data.
