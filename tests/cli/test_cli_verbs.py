@@ -247,6 +247,27 @@ def test_folders_of_pictures_are_scored_by_file_name(cli, digits_run, tmp_path) 
 
 
 @pytest.mark.usefixtures("small_forests")
+def test_two_level_pictures_and_samples_of_few_levels_are_read_as_levels(  # type: ignore[no-untyped-def]
+    cli, digits_run, tmp_path
+) -> None:
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "two-level"
+    folder.mkdir()
+    for i in range(24):
+        Image.fromarray(rng.random((5, 5)) < 0.5).convert("1").save(folder / f"{i:02d}.png")
+    run, out = tmp_path / "run", tmp_path / "scores.csv"
+    assert cli("fit", folder, "--out", run, "--seed", 0, *FEW).code == 0
+    ended = cli("score", run, folder, "--out", out)
+    assert (ended.code, "2 levels of the model" in ended.err) == (0, True), ended.err
+    # samples of digits, of 17 levels, are stretched when written as files
+    drawn = tmp_path / "drawn"
+    assert cli("sample", digits_run, "--n", 4, "--out", drawn, "--seed", 0).code == 0
+    ended = cli("score", digits_run, drawn, "--out", tmp_path / "again.csv")
+    assert (ended.code, "17 levels of the model" in ended.err) == (0, True), ended.err
+
+
 def test_evaluate_measures_with_errors(cli, people, people_run, tmp_path) -> None:  # type: ignore[no-untyped-def]
     data = write_people(tmp_path / "held-out.csv", rows=60, seed=9)
     out = tmp_path / "quality.json"

@@ -136,6 +136,30 @@ def test_number_styles(written: list[str], style: str, values: list[float | None
     assert parse_numbers(text, style).to_list() == values
 
 
+def test_one_column_with_decimal_commas_settles_the_others() -> None:
+    frame = pl.DataFrame(
+        {"a": ["1,5", "2,25", "4"], "b": ["10,377", "8,125", "9"], "c": FLOATS[:3]}
+    )
+    schema = infer_schema(frame)
+    assert (schema["b"].kind, schema["b"].low, schema["b"].high) == ("numeric", 8.125, 10.377)
+    assert infer_schema(frame, {"b": "numeric"})["b"].high == 10.377
+    alone = infer_schema(frame.drop("a"))["b"]
+    assert (alone.kind, alone.high, alone.note) == ("integer", 10377, "1,234 is read as 1234")
+
+
+def test_digits_that_are_no_measure() -> None:
+    """Zeros in front come back; numbers that doubles confuse are no constant."""
+    zips = ["02139", "10115", "00601"] * 20
+    big = [str(2**62 + i % 17) for i in range(60)]
+    frame = pl.DataFrame({"zip": zips, "month": ["01", "02", "11"] * 20, "key": big, "x": FLOATS})
+    schema = infer_schema(frame)
+    assert schema["zip"].categories == ("00601", "02139", "10115")
+    assert "--types 'zip=integer'" in schema["zip"].note
+    assert (schema["month"].kind, schema["key"].kind) == ("integer", "identifier")
+    assert "19 digits" in schema["key"].note
+    assert infer_schema(frame, {"zip": "integer"})["zip"].low == 601
+
+
 def test_points_among_decimal_commas_are_no_numbers() -> None:
     assert parse_numbers(pl.Series(["1,5", "1.5"]), "comma").to_list() == [1.5, None]
     assert parse_numbers(pl.Series(["1,5", "1.5"]), "european").to_list() == [1.5, None]
@@ -191,11 +215,14 @@ def test_schema_of_arrays() -> None:
     assert {c.kind for c in schema_from_array(np.arange(6, dtype=np.int8).reshape(3, 2))} == {
         "integer"
     }
+    longest = np.array([[2**64 - 1], [2**63]], dtype=np.uint64)
+    assert schema_from_array(longest)["x0"].kind == "numeric"
     for bad, says in [
         (np.zeros(3), "reshape"),
         (np.array([["a"]]), "array of numbers"),
         (np.array([[1.0], [np.inf]]), "row 2"),
         (np.ones((3, 2)), "no usable column"),
+        (np.ones((0, 2)), "with rows"),
     ]:
         with pytest.raises(DataError, match=says):
             schema_from_array(bad)

@@ -61,14 +61,25 @@ def test_two_level_pictures_keep_two_levels(tmp_path: Path) -> None:
     assert fit_codec(dataset).state()[1]["levels"] == 2
 
 
+def test_palettes_with_opacity_keep_it(tmp_path: Path) -> None:
+    """Pillow's warning, an error in tests, is the sign of opacity thrown away."""
+    rng = np.random.default_rng(0)
+    for i in range(2):
+        image = Image.fromarray(rng.integers(0, 256, (4, 4, 4), dtype=np.uint8), "RGBA")
+        image.quantize(8).save(tmp_path / f"{i}.png")
+    found = read_pictures(tmp_path)
+    assert found.pictures.shape == (2, 4, 4, 4)
+    assert found.notes == ["2 palettes with opacity: looked up as RGBA"]
+
+
 def test_several_sizes_and_modes_are_counted_and_converted_only_as_asked(tmp_path: Path) -> None:
     save(tmp_path / "a" / "0.png", "RGB")
     save(tmp_path / "a" / "1.png", "L")
     save(tmp_path / "b" / "c" / "2.png", "RGB", (8, 8))
     (tmp_path / "readme.txt").write_text("not a picture")
-    with pytest.raises(DataError, match=r"several sizes: 3x4 \(2\), 8x8 \(1\); pass size"):
+    with pytest.raises(DataError, match=r"several sizes: 3x4 \(2\), 8x8 \(1\); say --size"):
         load(tmp_path)
-    with pytest.raises(DataError, match=r"several modes: RGB \(2\), L \(1\); pass channels"):
+    with pytest.raises(DataError, match=r"several modes: RGB \(2\), L \(1\); say --channels"):
         load(tmp_path, size=5)
     dataset = load(tmp_path, size=5, channels=3)
     assert dataset.pictures is not None

@@ -189,12 +189,24 @@ def test_array_files(tmp_path: Path) -> None:
     moved = load(tmp_path / "p.npz")
     assert moved.pictures.shape == (2, 5, 5, 3)  # type: ignore[union-attr]
     assert any("second axis" in note for note in moved.notes)
+    np.save(tmp_path / "long.npy", x.astype(np.longdouble))
+    assert load(tmp_path / "long.npy").schema.array == "float64"  # type: ignore[union-attr]
     np.save(tmp_path / "f.npy", pictures / 255)
     with pytest.raises(DataError, match="uint8"):
         load(tmp_path / "f.npy")
     np.save(tmp_path / "o.npy", np.array([{}], dtype=object))
     with pytest.raises(DataError, match="never read"):
         load(tmp_path / "o.npy")
+
+
+def test_yes_and_no_of_an_array_are_read_from_what_is_written(tmp_path: Path) -> None:
+    flags = np.arange(12).reshape(6, 2) % 3 == 0
+    np.save(tmp_path / "flags.npy", flags)
+    schema = load(tmp_path / "flags.npy").schema
+    assert schema is not None
+    write_table(pl.DataFrame({"x0": flags[:, 0], "x1": flags[:, 1]}), tmp_path / "flags.csv")
+    again = load(tmp_path / "flags.csv", schema=schema).frame
+    np.testing.assert_array_equal(again.to_numpy(), flags)  # type: ignore[union-attr]
 
 
 def test_a_table_to_score_is_read_by_the_schema_it_was_learned_from(csv: Any) -> None:

@@ -97,6 +97,9 @@ def _table(dataset: Dataset, quiet: bool) -> None:
     tell(said + (f", {left} left out" if left else ""), quiet=quiet)
 
 
+_CHANNELS = {1: " (grey)", 3: " (colour)", 4: " (colour and opacity)"}
+
+
 def _pictures(dataset: Dataset, quiet: bool) -> None:
     from energyscape.data import detect_levels
 
@@ -107,7 +110,7 @@ def _pictures(dataset: Dataset, quiet: bool) -> None:
         ("height x width", f"{height} x {width}"),
         (
             "channels",
-            f"{channels} ({ {1: 'grey', 3: 'colour', 4: 'colour and opacity'}[channels] })",
+            str(channels) + _CHANNELS.get(channels, ""),
         ),
         ("values", f"{dataset.pictures.min()} to {dataset.pictures.max()}"),
         ("grey levels", str(detect_levels(dataset.pictures))),

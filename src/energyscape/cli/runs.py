@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from energyscape.cli.failures import BadInput
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from energyscape.data import Dataset
     from energyscape.families import DensityEstimator
 
@@ -99,12 +101,29 @@ def _named(kind: str) -> str:
 
 
 def _pictures(estimator: DensityEstimator, folder: Path) -> Reading:
-    from energyscape.data import Dataset, read_pictures
+    from energyscape.data import Dataset, PictureCodec, read_pictures
 
+    assert isinstance(estimator.codec_, PictureCodec)
     channels, height, width = estimator.codec_.event_shape
     found = read_pictures(folder, (height, width), channels)
-    dataset = Dataset("pictures", folder.name, pictures=found.pictures, labels=found.labels)
-    return Reading(dataset, [str(Path(p).relative_to(folder)) for p in found.paths], found.notes)
+    pictures, notes = _to_levels(found.pictures, estimator.codec_.levels, found.notes)
+    dataset = Dataset("pictures", folder.name, pictures=pictures, labels=found.labels)
+    return Reading(dataset, [str(Path(p).relative_to(folder)) for p in found.paths], notes)
+
+
+def _to_levels(pictures: np.ndarray, levels: int, notes: list[str]) -> tuple[np.ndarray, list[str]]:
+    """Pictures of few grey levels, stretched over black to white in their files, as the levels.
+
+    So are two-level files when they are read as grey, and what `sample` writes to a folder.
+    """
+    step = 255 / (levels - 1)
+    if pictures.max() < levels:
+        return pictures, notes
+    counted = (pictures / step).round()
+    if not ((counted * step).round() == pictures).all():
+        return pictures, notes
+    said = f"grey values 0 to 255 are read as the {levels} levels of the model"
+    return counted.astype(pictures.dtype), [*notes, said]
 
 
 def _for_codec(estimator: DensityEstimator, dataset: Dataset) -> Any:

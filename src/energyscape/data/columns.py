@@ -22,8 +22,10 @@ __all__ = [
     "date_column",
     "decimals_of",
     "is_code",
+    "is_padded",
     "label_dtype",
     "number_column",
+    "padded_column",
     "single_valued",
     "spelled_pair",
     "text_column",
@@ -95,6 +97,10 @@ def number_column(
 
     refuse_infinities(parsed, name)
     present = parsed.drop_nulls()
+    longest = _confused_digits(values, present)
+    if longest:
+        reason = f"whole numbers of {longest} digits, which doubles cannot tell apart"
+        return Column(name, "identifier", "String", missing, reason)
     if (present == present[0]).all():  # "1" and "1.0"
         dtype = "Float64" if present.dtype.is_float() else str(present.dtype)
         label = str(labels(present)[0])
@@ -110,7 +116,7 @@ def number_column(
             name, "numeric", dtype, missing, low=low, high=high,
             number_style=style, decimals=decimals,
         )  # fmt: skip
-    note = ""
+    note = "1,234 is read as 1234" if style == "thousands" else ""
     if values.dtype == pl.String:
         dtype = "Float64" if values.drop_nulls().str.contains(r"\.\d*$|[eE]").any() else "Int64"
         dtype = dtype if style in ("plain", "thousands") else "Int64"
@@ -124,6 +130,37 @@ def number_column(
     if reason:
         return Column(name, "identifier", dtype, missing, reason)
     return Column(name, "integer", dtype, missing, note, low=low, high=high, number_style=style)
+
+
+def _confused_digits(values: pl.Series, present: pl.Series) -> int:
+    """The most digits of a text column of whole numbers when many become the same double, else 0.
+
+    Keys of databases have 18 digits and more; a double keeps 15.
+    """
+    import polars as pl
+
+    if values.dtype != pl.String or max(-present.min(), present.max()) < 2**53:  # type: ignore[operator, type-var]
+        return 0
+    text = values.drop_nulls()
+    kinds = text.n_unique()
+    if not text.str.contains(r"^[+-]?\d+$").all() or present.n_unique() > 0.5 * kinds:
+        return 0
+    return int(text.str.len_chars().max())  # type: ignore[arg-type]
+
+
+def is_padded(present: pl.Series) -> bool:
+    """Whether digits are codes: equally many, three or more, and zeros in front of some."""
+    if not present.str.contains(r"^0\d\d").any():
+        return False
+    return present.str.len_chars().n_unique() == 1 and bool(present.str.contains(r"^\d+$").all())
+
+
+def padded_column(name: str, text: pl.Series, missing: float) -> Column:
+    """Digits with zeros in front as words, and how to have them as numbers."""
+    column = text_column(name, text, missing)
+    advice = f"codes with zeros in front; --types '{name}=integer' makes them numbers"
+    note = f"{column.note}; {advice}" if column.note else advice
+    return Column(**{**column.__dict__, "note": note})
 
 
 def decimals_of(values: np.ndarray) -> int | None:

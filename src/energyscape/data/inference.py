@@ -4,6 +4,10 @@
   ``integer`` however few they are: their order is information (grades, counts, years) and uniform
   dequantisation gives them exact probabilities; a code is one ``--types COL=category`` away.
 - Numbers that are all whole though written 41.0 are ``integer`` and come back as 41.0.
+- Digits with zeros in front (02139), three or more and equally many, are codes: words, so that the
+  zeros come back.
+- Whole numbers with more digits than a double holds are ``identifier`` where doubles confuse them.
+- Where one column has decimal commas (1,5), 1,234 in another is 1.234 and not 1234.
 - Left out as ``identifier``: text that is different in more than half of the rows or a column named
   like an id with many values; whole numbers that count rows. A floating-point column never is:
   measurements are all different too.
@@ -24,8 +28,10 @@ from energyscape.data.columns import (
     date_column,
     decimals_of,
     is_code,
+    is_padded,
     label_dtype,
     number_column,
+    padded_column,
     single_valued,
     spelled_pair,
     text_column,
@@ -89,6 +95,11 @@ def infer_schema(
             columns.append(Column(series.name, "text", dtype="String", note="dropped as asked"))
         else:
             columns.append(_infer(series, chosen.get(series.name)))
+    if {"comma", "european"} & {column.number_style for column in columns}:
+        for j, column in enumerate(columns):
+            if column.number_style == "thousands":
+                series = frame[column.name]
+                columns[j] = _infer(series, chosen.get(column.name), decimal_commas=True)
     schema = Schema(tuple(columns))
     if not schema.modelled:
         raise DataError(
@@ -99,7 +110,7 @@ def infer_schema(
     return schema
 
 
-def _infer(series: pl.Series, forced: str | None) -> Column:
+def _infer(series: pl.Series, forced: str | None, *, decimal_commas: bool = False) -> Column:
     import polars as pl
 
     name = series.name
@@ -119,7 +130,7 @@ def _infer(series: pl.Series, forced: str | None) -> Column:
     if not present.len():
         return Column(name, "constant", dtype="String", missing=1.0, note="every value is blank")
     if forced is not None:
-        return _forced(name, values, missing, forced)
+        return _forced(name, values, missing, forced, decimal_commas)
     if (present == present[0]).all():
         return single_valued(name, values, missing)
     if values.dtype == pl.Boolean:
@@ -130,17 +141,19 @@ def _infer(series: pl.Series, forced: str | None) -> Column:
         return number_column(name, values, values, missing)
     if is_text(series) and series.dtype != pl.String:
         return category_column(name, values, missing, dtype="Categorical")
-    return _from_text(name, values, missing)
+    return _from_text(name, values, missing, decimal_commas)
 
 
-def _from_text(name: str, text: pl.Series, missing: float) -> Column:
+def _from_text(name: str, text: pl.Series, missing: float, decimal_commas: bool) -> Column:
     present = text.drop_nulls()
     pair = spelled_pair(present)
     if pair is not None and set(pair) != {"0", "1"}:
         return Column(name, "boolean", "String", missing, categories=pair)
-    style = number_style(text)
+    style = number_style(text, decimal_commas=decimal_commas)
     parsed = parse_numbers(text, style)
     share = parsed.drop_nulls().len() / present.len()
+    if share == 1 and is_padded(present):
+        return padded_column(name, text, missing)
     if share == 1:
         return number_column(name, text, parsed, missing, style)
     if share >= 0.5 and not is_code(present, parsed):
@@ -166,7 +179,9 @@ def _advice(name: str, kind: str) -> str:
     return f"mend it, or use --types '{name}={kind}' or --drop '{name}'"
 
 
-def _forced(name: str, values: pl.Series, missing: float, forced: str) -> Column:
+def _forced(
+    name: str, values: pl.Series, missing: float, forced: str, decimal_commas: bool
+) -> Column:
     """The column read as the user says it is."""
     import polars as pl
 
@@ -190,7 +205,7 @@ def _forced(name: str, values: pl.Series, missing: float, forced: str) -> Column
     elif kind == "datetime":
         column = _forced_dates(name, values, missing, pattern)
     else:
-        style = number_style(values) if is_string else "plain"
+        style = number_style(values, decimal_commas=decimal_commas) if is_string else "plain"
         column = Column(name, kind, "Float64", missing, number_style=style)  # type: ignore[arg-type]
         if kind == "integer":
             floats = values.dtype.is_float()
@@ -277,6 +292,8 @@ def schema_from_array(array: Any) -> Schema:
         )
     if array.dtype.kind not in "fiub":
         raise DataError(f"expected an array of numbers, got dtype {array.dtype}")
+    if not len(array):
+        raise DataError(f"expected an array with rows, got shape {array.shape}")
     whole = array.dtype.kind != "f"
     columns = []
     for j in range(array.shape[1]):
@@ -298,7 +315,9 @@ def schema_from_array(array: Any) -> Schema:
             else:
                 columns.append(Column(name, "constant", dtype, categories=(label,)))
             continue
-        kind: ColumnKind = "integer" if whole else "numeric"
+        # Beyond 2^53 a double no longer knows a whole number from the next.
+        exact = whole and max(abs(low), abs(high)) < 2**53
+        kind: ColumnKind = "integer" if exact else "numeric"
         columns.append(Column(name, kind, dtype, missing, low=low, high=high))
     schema = Schema(tuple(columns), array=str(array.dtype))
     if not schema.modelled:

@@ -86,16 +86,18 @@ def clean_text(series: pl.Series) -> pl.Series:
     """
     import polars as pl
 
-    text = series.cast(pl.String).str.strip_chars()
-    blank = text.str.to_lowercase().is_in(sorted(MISSING))
-    return text.to_frame("v").select(pl.when(~blank).then(pl.col("v")))["v"].alias(series.name)
+    # One expression: for tables of thousands of columns the calls cost more than the work.
+    text = pl.col("v").cast(pl.String).str.strip_chars()
+    kept = pl.when(~text.str.to_lowercase().is_in(sorted(MISSING))).then(text)
+    return series.to_frame("v").select(kept.alias(series.name)).to_series()
 
 
-def number_style(text: pl.Series) -> str:
+def number_style(text: pl.Series, *, decimal_commas: bool = False) -> str:
     """The one style in which most of the values of a cleaned text column are numbers.
 
     With "1,234" alone a comma is read as a separator of thousands; one value such as "1,5" in the
-    same column makes every comma a decimal one.
+    same column makes every comma a decimal one, and so does ``decimal_commas``: other columns of
+    the table have them.
 
     >>> import polars as pl
     >>> number_style(pl.Series(["1,5", "2,25"])), number_style(pl.Series(["1,234", "20"]))
@@ -109,7 +111,8 @@ def number_style(text: pl.Series) -> str:
     counts = {s: parse_numbers(values, s).drop_nulls().len() for s in ("plain", *_STYLES)}
     with_comma = values.filter(values.str.contains(",", literal=True))
     groups = int(with_comma.str.contains(_STYLES["thousands"]).sum())
-    if groups < with_comma.len() and counts["comma"] >= counts["thousands"]:
+    decimal = decimal_commas or groups < with_comma.len()
+    if decimal and counts["comma"] >= counts["thousands"]:
         counts["thousands"] = -1
     order = ("plain", "thousands", "comma", "european")
     return max(order, key=lambda style: (counts[style], -order.index(style)))
@@ -225,6 +228,8 @@ def first_offence(
     original: pl.Series, parsed: pl.Series, name: str, what: str, advice: str
 ) -> DataError | None:
     """The error for the first value that was there and did not parse, or None."""
+    if parsed.null_count() == original.null_count():
+        return None
     bad = np.flatnonzero((parsed.is_null() & original.is_not_null()).to_numpy())
     if not bad.size:
         return None

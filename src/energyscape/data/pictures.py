@@ -78,9 +78,11 @@ def read_pictures(
     for path in paths:
         arrays.append(_read(path, target, channels, seen))
     if target is None:
-        _refuse_mixture(folder, "sizes", seen.sizes, "pass size=HEIGHT,WIDTH to resize them")
+        _refuse_mixture(folder, "sizes", seen.sizes, "say --size HEIGHTxWIDTH (size= in Python)")
     if channels is None:
-        _refuse_mixture(folder, "modes", seen.modes, "pass channels=1, 3 or 4 to convert them")
+        _refuse_mixture(
+            folder, "modes", seen.modes, "say --channels 1, 3 or 4 (channels= in Python)"
+        )
     notes += seen.notes(target, channels)
     labels = np.array([path.parent.relative_to(folder).as_posix() for path in paths])
     several = len(set(labels.tolist())) > 1
@@ -111,6 +113,7 @@ class _Seen:
         self.modes: Counter[str] = Counter()
         self.frames = 0
         self.turned = 0
+        self.clear_palettes = 0
 
     def notes(self, target: tuple[int, int] | None, channels: int | None) -> list[str]:
         said = []
@@ -123,6 +126,8 @@ class _Seen:
             said.append("two-level pictures: values 0 and 1")
         elif channels is None and set(self.modes) == {"P"}:
             said.append("palette pictures: looked up as RGB")
+        if self.clear_palettes:
+            said.append(f"{self.clear_palettes} palettes with opacity: looked up as RGBA")
         if self.frames:
             said.append(f"{self.frames} animated: the first frame of each is taken")
         if self.turned:
@@ -142,6 +147,9 @@ def _read(
             upright = ImageOps.exif_transpose(opened)
             seen.turned += opened.getexif().get(0x0112, 1) != 1
             image = upright.copy()
+            if image.mode == "P" and "transparency" in image.info:
+                image = image.convert("RGBA")
+                seen.clear_palettes += 1
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path} is damaged or no picture ({reason}); mend or remove it") from error
@@ -162,7 +170,7 @@ def _convert(
         if channels is None or image.mode == "F":
             raise DataError(
                 f"{path} has more than 8 bits a pixel (mode {image.mode}); "
-                "pass channels=1 to reduce it, or convert it first"
+                + ("convert it first" if image.mode == "F" else "say --channels 1 to reduce it")
             )
         from PIL import Image as Pillow
 

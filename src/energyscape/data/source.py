@@ -92,6 +92,8 @@ def load(
     'category'
     """
     text = str(source)
+    if not text.strip():
+        raise DataError("the name of the data is empty; give a file, a folder or a built-in name")
     path = Path(text)
     least = min_rows if min_rows is not None else (1 if schema is not None else 2)
     is_array = Path(text.split("::", 1)[0]).suffix.lower() in (".npy", ".npz")
@@ -265,6 +267,9 @@ def _from_array(
     schema: Schema | None,
     notes: list[str],
 ) -> Dataset:
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        # Numbers longer than a double are this machine's own, and no file format holds them.
+        array = array.astype(np.float64)
     if array.ndim in (3, 4):
         _tables_only(types, drop, name)
         return Dataset("pictures", name, pictures=_as_pictures(array, name, notes), notes=notes)

@@ -124,6 +124,13 @@ def _keep_numbers(series: pl.Series, column: Column) -> pl.Series:
             # A file of ours writes 1.5 whatever the style of the file it was learned from.
             again = parse_numbers(text, number_style(text))
             values = again if again.null_count() == text.null_count() else values
+        if values.null_count() > text.null_count() and (column.low, column.high) == (0, 1):
+            # An array of yes and no is written as true and false.
+            words = {"true": 1.0, "false": 0.0}
+            again = text.str.to_lowercase().replace_strict(
+                words, default=None, return_dtype=pl.Float64
+            )
+            values = again if again.null_count() == text.null_count() else values
         original = text
     elif series.dtype.is_numeric() or series.dtype in (pl.Boolean, pl.Null):
         original = series.fill_nan(None) if series.dtype.is_float() else series
