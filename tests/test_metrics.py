@@ -119,6 +119,10 @@ def test_correlation_difference_by_hand() -> None:
     assert correlation_difference(x, y) == pytest.approx(expected)
     assert correlation_difference(x, x * 7 + 1) == pytest.approx(0.0, abs=1e-12)
     assert correlation_difference(x[:, :1], x[:, :1]) == 0.0
+    # a constant whose standard deviation is not 0 by rounding, and columns of tiny numbers
+    still = np.column_stack([x, np.full(len(x), 0.1)])
+    assert correlation_difference(still, still) == 0.0
+    assert correlation_difference(x, x * 1e-200) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_frechet_distance_equals_the_formula_with_sqrtm() -> None:

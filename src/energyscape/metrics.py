@@ -267,11 +267,15 @@ def correlation_difference(first: ArrayLike, second: ArrayLike) -> float:
     2.0
     """
     a, b = _pair(first, second, least=2)
-    varies = (a.std(axis=0) > 0) & (b.std(axis=0) > 0)
+    # Not by the standard deviation, which rounding makes positive for 0.1 again and again.
+    varies = (np.ptp(a, axis=0) > 0) & (np.ptp(b, axis=0) > 0)
     if varies.sum() < 2:
         return 0.0
     upper = np.triu_indices(int(varies.sum()), k=1)
-    pairs = [np.corrcoef(x[:, varies], rowvar=False)[upper] for x in (a, b)]
+    pairs = []
+    for x in (a[:, varies], b[:, varies]):
+        unit = (x - x.min(axis=0)) / np.ptp(x, axis=0)  # squares of 1e-200 would vanish
+        pairs.append(np.corrcoef(unit, rowvar=False)[upper])
     return float(np.abs(pairs[0] - pairs[1]).mean())
 
 
