@@ -147,9 +147,10 @@ def test_a_field_has_no_log_density():
     assert model.anomaly_score(X).mean() < model.anomaly_score(X + 8.0).mean()
 
 
-def test_denoising_without_noise_is_refused():
+@pytest.mark.parametrize("cls", [EBM, ScoreModel])
+def test_denoising_without_noise_is_refused(cls):
     with pytest.raises(ValueError, match="noise_level > 0"):
-        ScoreModel(objective="denoising", noise_level=0.0, **QUICK).fit(gaussian(50))
+        cls(objective="denoising", noise_level=0.0, **QUICK).fit(gaussian(50))
 
 
 # -- divergence ------------------------------------------------------------------------------------

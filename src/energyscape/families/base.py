@@ -68,9 +68,6 @@ class DensityEstimator(Fitted, abc.ABC):
 
     #: What the family is for, in a line; shown by the command line.
     purpose: ClassVar[str] = ""
-
-    #: What of `TrainConfig` the family trains with other than by default, beside its settings.
-    training: ClassVar[Mapping[str, Any]] = {}
     #: Whether `sample_conditional` works: any cell can be held fixed, any blank filled.
     conditional: ClassVar[bool] = False
 
@@ -136,6 +133,10 @@ class DensityEstimator(Fitted, abc.ABC):
             f"{type(self).__name__} cannot hold cells fixed or fill blanks: fit edm, ddpm or ncsn, "
             "or give a range of values, which is met by rejection"
         )
+
+    def _habits(self) -> Mapping[str, Any]:
+        """What of `TrainConfig` differs from its defaults, beside the settings; facts are known."""
+        return {}
 
     def _after_training(self, x: Tensor, aux: dict[str, Tensor] | None) -> dict[str, np.ndarray]:
         """Arrays to keep beside the calibration scores (a replay buffer, say)."""

@@ -82,7 +82,7 @@ def fit_estimator(
         model = estimator._build(facts)
     estimator.facts_ = facts
     composition = estimator._compose(model, facts)
-    config = replace(train_config(settings, seed), **estimator.training)
+    config = replace(train_config(settings, seed), **estimator._habits())
     run = train(
         composition.model,
         composition.objective,

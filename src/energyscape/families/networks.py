@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from energyscape.nn import MLP, PictureNet, ResidualMLP
 
-__all__ = ["WaveMLP", "energy_network", "field_network", "score_network"]
+__all__ = ["FEW", "WaveMLP", "energy_network", "field_network", "score_network"]
 
 #: Pictures of fewer pixels than this are learned better, and faster, by a perceptron.
 _SMALLEST_PICTURE = 100
 
 #: In so few dimensions a density has detail that a perceptron of the bare coordinates learns slowly.
-_FEW = 4
+FEW = 4
 
 
 def field_network(
@@ -68,7 +68,7 @@ def energy_network(settings: Mapping[str, Any], event_shape: Sequence[int]) -> n
             event_shape, width=width or 16, blocks=blocks or 1, scalar=True, noise=False
         )
     dim = math.prod(event_shape)
-    if dim <= _FEW:
+    if dim <= FEW:
         return WaveMLP(event_shape, width=width or 64, depth=blocks or 2, scalar=True)
     wide = 128 if dim <= 16 else 256
     return MLP(event_shape, width=width or wide, depth=blocks or 3, scalar=True)
@@ -80,7 +80,7 @@ def score_network(settings: Mapping[str, Any], event_shape: Sequence[int]) -> nn
     if _is_picture(settings, event_shape):
         return PictureNet(event_shape, width=width or 16, blocks=blocks or 1, noise=False)
     dim = math.prod(event_shape)
-    if dim <= _FEW:
+    if dim <= FEW:
         return WaveMLP(event_shape, width=width or 64, depth=blocks or 2)
     wide = 128 if dim <= 16 else 256
     return MLP(event_shape, width=width or wide, depth=blocks or 3)
