@@ -321,6 +321,7 @@ def test_a_column_as_class_stays_in_the_rows(tmp_path):
         ("size", "numeric"),
         ("name", "classes come from a category"),
         ("town", "no such column.*colour.*labels"),
+        ("Colours", "did you mean 'colour'"),
         ("labels", "without labels"),
     ],
 )

@@ -8,6 +8,7 @@ density too; naming it adds an input and removes nothing.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -78,8 +79,12 @@ def class_labels(wanted: str | None, dataset: Dataset) -> ClassLabels | None:
         values = _texts(dataset.labels)
     else:
         known = [] if dataset.schema is None else [c.name for c in dataset.schema.modelled]
+        near = {name.lower(): name for name in [*known, "labels"]}
+        close = difflib.get_close_matches(wanted.lower(), near, n=1)
+        meant = f"; did you mean {near[close[0]]!r}?" if close else ""
         raise ValueError(
-            f"label={wanted!r}: there is no such column; there are {', '.join([*known, 'labels'])}"
+            f"label={wanted!r}: there is no such column{meant} "
+            f"(known: {', '.join([*known, 'labels'])})"
         )
     found = sorted({v for v in values if v is not None}, key=_order)
     if len(found) < 2:
