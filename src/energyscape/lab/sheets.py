@@ -89,7 +89,8 @@ def naive_samples(
         "evaluations. "
         f"The naive one learned the score at one small level ({smallest:g} of the spread) and walks "
         "there from noise: it starts where that score was never learned, in steps as "
-        f"small as its level. The other walks down {levels} levels from the largest distance in the data.",
+        f"small as its level. The other walks down {levels} levels from the largest distance in the "
+        "data.",
         "Each ends with a step without noise.",
     ]
     head = ["samples", "classifier accuracy", "nearest-neighbour ratio", "energy distance"]
