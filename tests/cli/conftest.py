@@ -100,5 +100,6 @@ def score_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A family without a normalised log-density, on two columns, without calibration rows."""
     out = tmp_path_factory.mktemp("runs") / "score"
     words = ["fit", "two-moons", "--model", "score", "--out", str(out), "--seed", "0"]
+    words += ["--set", "normalise=false"]
     assert main([*words, "--set", "calibration_fraction=0", *FEW]) == 0
     return out

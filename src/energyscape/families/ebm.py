@@ -26,6 +26,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from energyscape.densities import GaussianMixture
 from energyscape.families import settings as s
 from energyscape.families.base import Composition
 from energyscape.families.energies import EnergyEstimator, LevelEnergy, Watched, by_parts
@@ -163,7 +164,9 @@ class EBM(EnergyEstimator):
             return Composition(model, self._ratios(facts))
         elif name == "denoising":
             if noise == 0:
-                raise ValueError("objective='denoising' needs noise_level > 0: it is what is undone")
+                raise ValueError(
+                    "objective='denoising' needs noise_level > 0: it is what is undone"
+                )
             return Composition(model, DenoisingScoreMatching(noise))
         else:
             objective = ExactScoreMatching() if name == "exact" else SlicedScoreMatching()
@@ -206,12 +209,19 @@ class EBM(EnergyEstimator):
             improved=improved,
         )
 
-    def _noise_density(self, noise: float) -> Any:
+    def _noise_density(self, noise: float) -> GaussianMixture:
         """A mixture that covers the (blurred) training rows."""
         x, rng = self._rows(), torch.Generator().manual_seed(0)
         x = x + noise * torch.randn(x.shape, generator=rng, dtype=x.dtype)
         components = max(1, min(8, len(x) // (10 * x[0].numel())))
-        return fit_gaussian_mixture(x, components, rng, steps=30, inflate=1.2)
+        near = fit_gaussian_mixture(x, components, rng, steps=30, inflate=1.2)
+        # Where there is no noise the energy is free to fall: a wide component covers the surroundings.
+        wide = fit_gaussian(x, inflate=2.0)
+        parts = (
+            (0.7 * near.weights, 0.3 * wide.weights),
+            *zip((near.means, near.covariances), (wide.means, wide.covariances), strict=True),
+        )
+        return GaussianMixture(*(torch.cat(part) for part in parts))
 
     def _ratios(self, facts: Mapping[str, Any]) -> RatioContrastive:
         levels, x = self._levels(facts), self._rows()
