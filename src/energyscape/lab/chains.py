@@ -168,8 +168,7 @@ def _expectations(levels: Sequence[float]) -> tuple[dict[str, float], Item, Tabl
         "true weight": (factors, [0.2] * len(factors)),
     }
     alt = "Expected weight of the smaller mode against how many times more steps are taken"
-    markup = plots.curves([("expected weight of the smaller mode", lines)], "times the steps", alt,
-                          log_x=True)  # fmt: skip
+    markup = plots.curves([("expected weight of the smaller mode", lines)], "times the steps", alt)
     caption = (
         "By quadrature, without sampling error. What is left of the bias at the published settings "
         "is mostly the shortness of the walk, not the coarseness of its steps."

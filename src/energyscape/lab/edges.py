@@ -149,7 +149,7 @@ def _edgiest(data: Dataset, seed: int) -> _Sample:
 
 def _train(x: Tensor, objective: Any, steps: int, seed: int) -> tuple[nn.Module, float, float]:
     record = Recorded(objective)
-    model = fit(score_field(1, seed, width=64), record, x[:, None], steps, seed, batch_size=256)
+    model = fit(score_field(1, seed, width=64), record, x[:, None], steps, seed, batch_size=512)
     tenth = max(1, steps // 10)
     return model, float(np.mean(record.losses[:tenth])), float(np.mean(record.losses[-tenth:]))
 
@@ -175,7 +175,7 @@ def _plain(x: Tensor, grid: np.ndarray, steps: int, seed: int) -> _Learned:
 
 
 def _noisy(x: Tensor, grid: np.ndarray, steps: int, seed: int) -> _Learned:
-    sigma = 0.1 * float(x.std())
+    sigma = 0.2 * float(x.std())
     model, first, last = _train(x, DenoisingScoreMatching(sigma), steps, seed)
     score = _score(model, grid)
     return _Learned(_density(grid, score), score, first, last)
@@ -209,7 +209,7 @@ def _text(name: str) -> list[str]:
         "fades out. At an edge it is not, and a field that falls off a cliff there is rewarded for "
         "nothing, the more the steeper it is. The loss has no minimum.",
         f"Three small networks learn the same column ({name}): by parts as it stands, by denoising "
-        "at a tenth of the standard deviation, and by parts in logits, whose density fades out at "
+        "at a fifth of the standard deviation, and by parts in logits, whose density fades out at "
         "both ends. Densities are integrals of the learned scores over the grid.",
     ]
 
@@ -218,8 +218,8 @@ def _figures(
     grid: np.ndarray, learned: dict[str, _Learned], sample: _Sample, known: bool
 ) -> list[Item]:
     counts, edges = np.histogram(sample.x.numpy(), bins=60, density=True)
-    density: dict[str, Any] = {"Data": ((edges[1:] + edges[:-1]) / 2, counts)}
-    density |= {name: (grid, found.density) for name, found in learned.items()}
+    density: dict[str, Any] = {name: (grid, found.density) for name, found in learned.items()}
+    density["Data"] = ((edges[1:] + edges[:-1]) / 2, counts)
     score: dict[str, Any] = {
         name: (grid, np.clip(found.score, -40, 40)) for name, found in learned.items()
     }
