@@ -71,7 +71,9 @@ def main() -> int:
         )
 
     samples = np.asarray(model.sample(100, random_state=1))
-    save_picture_grid((samples * 15.9375).astype(np.uint8), OUT / "samples.png", columns=20)
+    save_picture_grid(
+        (samples * 15.9375).astype(np.uint8), OUT / "samples.png", columns=20, smallest=1000
+    )
 
     rows = {"held-out digits": held_out, **strangers(held_out, rng)}
     console.print("\nWhat does not belong? Share of pictures flagged at a 5 % false-alarm rate,")
