@@ -87,7 +87,7 @@ def crossing(
     --------
     >>> lesson = crossing(chains=64, steps=200)
     >>> sorted(lesson.numbers)[:2]
-    ['distance of annealed weights', 'distance of Langevin weights']
+    ['Langevin weight', 'annealed weight']
     """
     rng = generator(seed)
     walk = _published() if data is None else _of_data(data, seed)

@@ -187,7 +187,7 @@ def noise_level(
     --------
     >>> lesson = noise_level(levels=(0.3, 3.0), steps=3, chains=64, chain_steps=20)
     >>> sorted(lesson.numbers)[0]
-    'distance of samples, ladder'
+    'distance of exact draws'
     """
     toy = published_mixture()
     p, notes = toy, list[str]()

@@ -59,7 +59,7 @@ def annealed_weight(
     --------
     >>> levels = np.geomspace(20, 1, 10)
     >>> round(annealed_weight(levels, 100, 0.05), 3)
-    0.217
+    0.218
     """
     u = np.linspace(-np.sqrt(2) * start, np.sqrt(2) * start, 2001)
     p = triangular(u, start)

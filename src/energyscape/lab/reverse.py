@@ -57,8 +57,9 @@ def kernel_divergences(levels: Sequence[float], *, points: int = 81) -> np.ndarr
 
     Examples
     --------
-    >>> kernel_divergences([1.0, 0.01]).round(2), kernel_divergences([1.0, 0.99]).round(4)
-    (array([0.43]), array([0.]))
+    >>> large, small = kernel_divergences([1.0, 0.01]), kernel_divergences([1.0, 0.99])
+    >>> bool(large > 0.1), bool(small < 1e-4)
+    (True, True)
     """
     return np.array([_divergence(t, s, points) for t, s in itertools.pairwise(levels)])
 
