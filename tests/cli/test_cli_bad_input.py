@@ -67,6 +67,9 @@ def test_sources_and_columns_that_do_not_exist(refused, words, says) -> None:  #
         (["--resume", "--overwrite"], "give one of them"),
         (["--set", "validation_fraction=0.6", "--set", "calibration_fraction=0.6"], "below 1"),
         (["--device", "toaster"], "toaster"),
+        (["--seed", "99999999999999999999"], "--seed"),
+        (["--set", "random_state=99999999999999999999"], "random_state"),
+        (["--size", "5x5"], "no folder of pictures"),
     ],
 )
 def test_settings_that_do_not_exist(refused, tmp_path, words, says) -> None:  # type: ignore[no-untyped-def]

@@ -189,10 +189,13 @@ def test_columns_may_be_reordered_or_added_and_new_categories_are_named(  # type
     assert ended.code == 0
     assert "shoe" in ended.err
     assert before.read_bytes() == after.read_bytes()
-    changed.head(1).with_columns(city=pl.lit("Lima")).write_csv(tmp_path / "one.csv")
+    odd = {"city": pl.lit("Lima" + "a" * 99), "age": pl.lit("")}
+    changed.head(1).with_columns(**odd).write_csv(tmp_path / "one.csv")
     ended = cli("score", people_run, tmp_path / "one.csv", "--out", tmp_path / "one-score.csv")
     assert ended.code == 0
-    assert "'Lima'" in ended.err
+    assert "'Limaa" in ended.err
+    assert "a" * 60 not in ended.err
+    assert "'age' has blanks and had none in training" in ended.err
     assert pl.read_csv(tmp_path / "one-score.csv").height == 1
 
 

@@ -94,6 +94,15 @@ def test_several_sizes_and_modes_are_counted_and_converted_only_as_asked(tmp_pat
         load(tmp_path, size=5, channels=3, drop=["a"])
 
 
+def test_sizes_are_refused_where_nothing_is_resized(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n3,4\n")
+    for source in ("digits", str(tmp_path / "t.csv")):
+        with pytest.raises(DataError, match="no folder of pictures"):
+            load(source, size=5)
+        with pytest.raises(DataError, match="no folder of pictures"):
+            load(source, channels=1)
+
+
 def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
     for i in range(3):
         Image.fromarray(np.random.default_rng(i).integers(0, 255, (40, 40), np.uint8)).save(

@@ -149,7 +149,7 @@ def test_writing_refuses_by_name_and_leaves_nothing(
         write_table({"a": [1]}, tmp_path / "t.docx")
     with pytest.raises(DataError, match="no folder"):
         write_table({"a": [1]}, tmp_path / "no" / "t.csv")
-    with pytest.raises(DataError, match="numbers only"):
+    with pytest.raises(DataError, match="only; write t.csv instead"):
         write_table({"a": ["x"]}, tmp_path / "t.npy")
     usage = shutil.disk_usage(tmp_path)._replace(free=3)
     with monkeypatch.context() as patched:

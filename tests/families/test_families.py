@@ -215,6 +215,21 @@ def test_run_folder_resumes_only_what_it_started(tmp_path):
     other = as_dataset(np.random.default_rng(1).normal(size=(40, 2)))
     with pytest.raises(CheckpointError, match="other data"):
         EDM(**QUICK).fit_run(other, tmp_path, resume=True)
+    for damaged in ('{"data"', "{}", "[1]"):
+        (tmp_path / "train" / "run.json").write_text(damaged)
+        with pytest.raises(CheckpointError, match=r"run\.json is damaged"):
+            EDM(**QUICK).fit_run(data, tmp_path, resume=True)
+
+
+def test_damaged_training_curve_is_named(tmp_path):
+    """metrics.jsonl has no checksum: what is no JSON is refused, none at all is an empty curve."""
+    EDM(**QUICK).fit(np.random.default_rng(0).normal(size=(30, 2))).save(tmp_path)
+    curve = tmp_path / "metrics.jsonl"
+    curve.write_bytes(curve.read_bytes()[:-9])
+    with pytest.raises(ArtifactError, match=r"metrics\.jsonl is damaged"):
+        energyscape.load(tmp_path)
+    curve.unlink()
+    assert energyscape.load(tmp_path).history_ == []
 
 
 def test_foreign_family_is_refused(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from energyscape.training import CheckpointError, TrainConfig, TrainingDiverged, train
+from energyscape.training import CheckpointError, TrainConfig, TrainingDiverged, checkpoint, train
 from energyscape.training.plan import Plan
 from energyscape.training.rows import EncodedRows, PermutationStream, PictureRows
 
@@ -139,21 +139,25 @@ def test_resume_refuses_other_settings(tmp_path):
 
 
 def test_damaged_checkpoint_is_named(tmp_path):
-    """A flipped byte in the header is an error with the file's name, not a crash."""
-    train(Location(), squared_distance, data(), config=config(max_steps=10), out=tmp_path)
+    """A flipped byte, in the header or in a weight, is an error with the file's name."""
+    settings = config(max_steps=10)
+    train(Location(), squared_distance, data(), config=settings, out=tmp_path)
     file = tmp_path / "train" / "step-00000010" / "rank0.safetensors"
-    content = bytearray(file.read_bytes())
-    content[0] ^= 0xFF
-    file.write_bytes(content)
-    with pytest.raises(CheckpointError, match="is damaged"):
-        train(
-            Location(),
-            squared_distance,
-            data(),
-            config=config(max_steps=10),
-            out=tmp_path,
-            resume=True,
-        )
+    whole = file.read_bytes()
+    for place in (0, -1):
+        content = bytearray(whole)
+        content[place] ^= 0xFF
+        file.write_bytes(content)
+        with pytest.raises(CheckpointError, match="checksum differs"):
+            train(Location(), squared_distance, data(), config=settings, out=tmp_path, resume=True)
+
+
+def test_checkpoint_set_aside_for_its_successor_is_found(tmp_path):
+    """Killed between the two renames of a step written twice, the run still has it."""
+    train(Location(), squared_distance, data(), config=config(max_steps=10), out=tmp_path)
+    folder = tmp_path / "train" / "step-00000010"
+    aside = folder.rename(folder.with_name(folder.name + ".old"))
+    assert checkpoint.latest(tmp_path / "train") == aside
 
 
 def test_metrics_are_written_as_json_lines(tmp_path):

@@ -61,7 +61,7 @@ Channels = Annotated[
 ]
 Seed = Annotated[
     int | None,
-    typer.Option("--seed", min=0, metavar="N", help="Seed of everything that is drawn."),
+    typer.Option("--seed", min=0, max=2**53, metavar="N", help="Seed of everything that is drawn."),
 ]
 Device = Annotated[
     str | None,

@@ -135,6 +135,18 @@ def _for_codec(estimator: DensityEstimator, dataset: Dataset) -> Any:
 
 def _unseen(found: Mapping[str, Sequence[Any]]) -> Iterable[str]:
     for name, values in found.items():
-        named = ["a blank" if value is None else repr(value) for value in values]
+        named = [_short(value) for value in values if value is not None]
         shown = ", ".join(named[:5]) + (f" and {len(named) - 5} more" if len(named) > 5 else "")
-        yield f"column {name!r} has values never seen in training: {shown}; rows are scored as such"
+        if named:
+            said = f"column {name!r} has values never seen in training: {shown}"
+            yield f"{said}; rows are scored as such"
+        if None in values:
+            yield (
+                f"column {name!r} has blanks and had none in training: "
+                "such rows are scored by their other columns alone"
+            )
+
+
+def _short(value: Any, most: int = 40) -> str:
+    text = repr(value)
+    return text if len(text) <= most else text[: most - 3] + "..."

@@ -97,6 +97,11 @@ def load(
     path = Path(text)
     least = min_rows if min_rows is not None else (1 if schema is not None else 2)
     is_array = Path(text.split("::", 1)[0]).suffix.lower() in (".npy", ".npz")
+    if (size is not None or channels is not None) and not path.is_dir():
+        raise DataError(
+            f"{text} is no folder of pictures, and nothing else is resized or converted: "
+            "leave out size and channels"
+        )
     if text in BUILTIN or not (path.suffix or path.exists() or is_array):
         dataset = _from_builtin(text, types, drop, schema)
     elif path.is_dir():

@@ -118,6 +118,8 @@ def write_table(frame: pl.DataFrame | Mapping[str, Any], path: str | Path) -> Pa
             f"{path}: cannot tell the format by {suffix or 'no suffix'!r}; "
             f"known are {', '.join((*TABLE_SUFFIXES, '.npy'))}"
         )
+    if suffix == ".npy" and not all(dtype.is_numeric() for dtype in table.dtypes):
+        raise DataError(f"a .npy file holds numbers only; write {path.stem}.csv instead")
     if not path.parent.is_dir():
         raise DataError(f"there is no folder {path.parent}; make it first")
     room, need = shutil.disk_usage(path.parent).free, table.estimated_size()
@@ -147,8 +149,6 @@ def _write(table: pl.DataFrame, path: Path, suffix: str) -> None:
     elif suffix == ".npy":
         import numpy as np
 
-        if not all(dtype.is_numeric() for dtype in table.dtypes):
-            raise DataError(f"a .npy file holds numbers only; write {path.stem}.csv instead")
         with path.open("wb") as file:
             np.save(file, table.to_numpy(), allow_pickle=False)
     else:

@@ -150,6 +150,21 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {n: metadata.version(n) for n in names}
 
 
+def _record(path: Path) -> dict[str, Any]:
+    """What a run was started with; CheckpointError when the file is not whole."""
+    import json
+
+    damaged = CheckpointError(f"{path} is damaged; start over with --overwrite")
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise damaged from error
+    whole = isinstance(known, dict) and {"data", "settings", "family", "seed"} <= set(known)
+    if not whole or not isinstance(known["settings"], dict):
+        raise damaged
+    return known
+
+
 def _seed(random_state: int | None, record: RunRecord, identity: dict[str, Any]) -> int:
     """The run's seed; a resumed run reads it, and what it was started with, from its record."""
     import json
@@ -161,7 +176,7 @@ def _seed(random_state: int | None, record: RunRecord, identity: dict[str, Any])
         return int(seed)
     path = record.out / "train" / "run.json"
     if record.resume and path.is_file():
-        known = json.loads(path.read_text())
+        known = _record(path)
         if known["data"] != identity["data"]:
             raise CheckpointError(f"{record.out} was trained on other data; give a new folder")
         now = json.loads(json.dumps(identity["settings"]))

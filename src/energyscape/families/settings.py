@@ -52,7 +52,10 @@ FalseAlarmRate = Annotated[
 TimeLimit = Annotated[
     float | None, Field(gt=0, description="seconds to train for, instead of max_steps")
 ]
-RandomState = Annotated[int | None, Field(ge=0, description="seed; none: drawn, and recorded")]
+# Whole numbers that JSON readers keep; sums with offsets stay within 64 bits.
+RandomState = Annotated[
+    int | None, Field(ge=0, le=2**53, description="seed; none: drawn, and recorded")
+]
 Device = Annotated[str, Field(description="auto, cpu, cuda, cuda:1, ...")]
 Precision = Annotated[
     Literal["auto", "float32", "bfloat16", "float64"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,6 @@ __all__ = ["load_estimator", "save_estimator"]
 
 def save_estimator(estimator: DensityEstimator, path: Path) -> None:
     """Write the artifact; the training curve too where the run has not written it already."""
-    import json
-
     arrays, meta = estimator.codec_.state()
     names = getattr(estimator, "feature_names_in_", None)
     config = {
@@ -51,8 +50,6 @@ def load_estimator(
     ArtifactError
         One line that names what is wrong with the folder.
     """
-    import json
-
     artifact = read_artifact(path)
     config = artifact.config
     known = {cls.__name__.lower(): cls for cls in families.values()}
@@ -89,7 +86,15 @@ def load_estimator(
     estimator.model_ = model.eval()
     estimator.calibration_ = artifact.calibration
     estimator.info_ = {k: v for k, v in artifact.manifest.items() if k not in ("files", "format")}
-    curve = Path(path) / "metrics.jsonl"
-    lines = curve.read_text().splitlines() if curve.is_file() else []
-    estimator.history_ = [json.loads(line) for line in lines if line.strip()]
+    estimator.history_ = _training_curve(Path(path) / "metrics.jsonl")
     return estimator
+
+
+def _training_curve(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    try:
+        return [json.loads(line) for line in lines if line.strip()]
+    except ValueError as error:
+        raise ArtifactError(
+            f"{path} is damaged ({error}); without it the run has a model and no training curve"
+        ) from error

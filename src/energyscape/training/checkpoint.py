@@ -1,13 +1,14 @@
 """Checkpoints: everything a run needs to go on to the same bits.
 
 One folder a checkpoint, ``train/step-00001200/``, one safetensors file a process in it, with the
-plain values as JSON in its metadata. The folder is written under another name and renamed when all
-processes have written theirs, then older ones are removed: whenever the run is killed, one whole
-checkpoint is there.
+plain values as JSON in its metadata, and its checksum beside it. The folder is written under another
+name, brought to the disk, and renamed when all processes have written theirs; then older ones are
+removed: whenever the run is killed, one whole checkpoint is there.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ from torch import Tensor
 
 __all__ = ["CheckpointError", "latest", "read", "remove_older", "write"]
 
-_PREFIX = "step-"
+_PREFIX, _OLD = "step-", ".old"
 
 
 class CheckpointError(ValueError):
@@ -36,7 +37,10 @@ def latest(train_dir: Path) -> Path | None:
     """The newest whole checkpoint, or None."""
     if not train_dir.is_dir():
         return None
-    whole = [p for p in train_dir.glob(f"{_PREFIX}*") if p.name[len(_PREFIX) :].isdigit()]
+    found = list(train_dir.glob(f"{_PREFIX}*"))
+    whole = [p for p in found if p.name[len(_PREFIX) :].isdigit()]
+    # A step written a second time was set aside for a moment, and the run killed in it.
+    whole = whole or [p for p in found if p.name[len(_PREFIX) :].removesuffix(_OLD).isdigit()]
     return max(whole, key=lambda p: p.name, default=None)
 
 
@@ -54,17 +58,29 @@ def write(
     partial = folder.with_name(folder.name + ".partial")
     partial.mkdir(parents=True, exist_ok=True)
     contiguous = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    save_file(contiguous, partial / f"rank{rank}.safetensors", {"record": json.dumps(record)})
+    path = partial / f"rank{rank}.safetensors"
+    save_file(contiguous, path, {"record": json.dumps(record)})
+    path.with_suffix(".sha256").write_text(_digest(path))
+    # A rename may reach the disk before the bytes do, which a power cut would show.
+    for written in (path, path.with_suffix(".sha256")):
+        with written.open("rb+") as file:
+            os.fsync(file.fileno())
     if barrier is not None:
         barrier()
     if rank == 0:
+        old = folder.with_name(folder.name + _OLD)
         if folder.exists():
-            shutil.rmtree(folder)
+            os.replace(folder, old)
         os.replace(partial, folder)
         remove_older(train_dir, folder)
     if barrier is not None:
         barrier()
     return folder
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove_older(train_dir: Path, newest: Path) -> None:
@@ -89,12 +105,15 @@ def read(folder: Path, *, rank: int, world_size: int) -> tuple[dict[str, Tensor]
         )
     path = folder / f"rank{rank}.safetensors"
     try:
+        if _digest(path) != path.with_suffix(".sha256").read_text():
+            raise ValueError("its checksum differs")
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             record = json.loads(file.metadata()["record"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        reason = (getattr(error, "strerror", None) or str(error)).splitlines()[0]
         raise CheckpointError(
-            f"{path} is damaged ({error}); delete {folder} to start over"
+            f"{path} is damaged ({reason}); delete {folder} to start over"
         ) from error
     return tensors, record
 
