@@ -184,7 +184,7 @@ class DenoiserEstimator(DensityEstimator):
         classes: Tensor | None = None,
         guidance: float | None = None,
     ) -> Tensor:
-        name = sampler or self.default_sampler
+        name = sampler or self._walk_sampler()
         if name != "langevin" and name not in SAMPLERS:
             names = ", ".join(sorted(["langevin", *SAMPLERS]))
             raise ValueError(f"unknown sampler {name!r}; choose one of {names}")
@@ -201,6 +201,10 @@ class DenoiserEstimator(DensityEstimator):
             clip=self._clip(guidance),
             progress=as_steps(progress, "sampling"),
         )
+
+    def _walk_sampler(self) -> str:
+        """The sampler when none is asked for."""
+        return self.default_sampler
 
     def _walk_steps(self) -> int:
         """Levels of a walk when none are asked for."""
