@@ -147,6 +147,14 @@ def test_one_column_with_decimal_commas_settles_the_others() -> None:
     assert (alone.kind, alone.high, alone.note) == ("integer", 10377, "1,234 is read as 1234")
 
 
+@pytest.mark.parametrize("dtype", [pl.Float32, pl.Float64])
+def test_infinities_of_any_width_are_named(dtype: Any) -> None:
+    fine = pl.Series("v", FLOATS, dtype=dtype)
+    assert infer_schema(fine.to_frame())["v"].dtype == str(dtype)
+    with pytest.raises(DataError, match="row 3: the value is -inf"):
+        infer_schema(pl.DataFrame({"v": pl.Series([1, 2, -np.inf, 3], dtype=dtype)}))
+
+
 def test_digits_that_are_no_measure() -> None:
     """Zeros in front come back; numbers that doubles confuse are no constant."""
     zips = ["02139", "10115", "00601"] * 20

@@ -173,7 +173,8 @@ def refuse_infinities(values: pl.Series | np.ndarray, name: str) -> None:
     array = values if isinstance(values, np.ndarray) else values.to_numpy()
     if array.dtype.kind != "f":
         return
-    infinite = np.flatnonzero(np.abs(array) > LARGEST)
+    # In float32 the bound itself would be infinite, and nothing above it.
+    infinite = np.flatnonzero(np.abs(array.astype(np.float64)) > LARGEST)
     if infinite.size:
         row = int(infinite[0])
         raise DataError(
