@@ -198,6 +198,18 @@ def test_frames_of_any_make_go_in_and_come_back() -> None:
         to_polars(pd.DataFrame(np.zeros((2, 2)), columns=["a", "a"]))
 
 
+def test_half_precision_comes_back() -> None:
+    import pandas as pd
+
+    frame = pd.DataFrame({"h": np.array([30_000, 0.5, 2.25] * 5, dtype=np.float16)})
+    dataset = as_dataset(frame)
+    assert dataset.schema is not None
+    assert dataset.schema["h"].kind == "numeric"
+    made = like(dataset.frame, frame)
+    assert made["h"].dtype == np.float16
+    np.testing.assert_array_equal(made["h"], frame["h"])
+
+
 def test_pandas_without_pyarrow() -> None:
     code = (
         "import sys; sys.modules['pyarrow'] = None\n"

@@ -122,7 +122,9 @@ def _infer(series: pl.Series, forced: str | None, *, decimal_commas: bool = Fals
         return Column(name, "text", dtype="String", note=f"values of type {series.dtype}")
     values = clean_text(series) if is_text(series) else series
     if series.dtype.is_float():
-        values = series.fill_nan(None)
+        # Half precision is no dtype of a schema, and its arithmetic overflows at 65504.
+        narrow = series.dtype not in (pl.Float32, pl.Float64)
+        values = (series.cast(pl.Float32) if narrow else series).fill_nan(None)
     if isinstance(series.dtype, pl.Decimal) or series.dtype in (pl.Int128,):
         values = series.cast(pl.Float64)
     missing = values.null_count() / max(values.len(), 1)
