@@ -29,7 +29,8 @@ def test_an_own_energy_is_trained_kept_and_walked(
     # Checkpoints, curve and checksummed weights stand beside each other; nothing is pickled.
     names = {p.name for p in out.iterdir()}
     assert {"train", "metrics.jsonl", "model.safetensors", "manifest.json"} <= names
-    assert {p.suffix for p in out.rglob("*") if p.is_file()} == {".safetensors", ".json", ".jsonl"}
+    suffixes = {p.suffix for p in out.rglob("*") if p.is_file()}
+    assert suffixes == {".safetensors", ".sha256", ".json", ".jsonl"}
     # Built by construction: a point and its quarter turns have one energy.
     energy = example["TurnedEnergy"]()
     load_weights(out, energy)
