@@ -115,7 +115,7 @@ def test_given_types_and_drops() -> None:
 def test_day_and_month_that_could_be_swapped_are_said() -> None:
     assert "other way round" in date_format(pl.Series(["01/02/2020", "03/04/2020"]))[2]  # type: ignore[index]
     assert "other" not in date_format(pl.Series(["01/22/2020", "03/04/2020"]))[2]  # type: ignore[index]
-    assert date_format(pl.Series(["10:20", "11:30"])) is None
+    assert date_format(pl.Series(["10:20", "31:30"])) is None  # minutes and seconds, not a clock
     assert date_format(pl.Series(["1.2.3", "2.0.1"])) is None
 
 

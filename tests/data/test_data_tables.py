@@ -86,7 +86,7 @@ def test_expected_names_settle_the_header(csv: Any) -> None:
         ("\n \n", "is empty"),
         ("a,b\n", "0 rows"),
         ("a,b\n1,2\n", "1 row of data"),
-        ("a,b\n1,2\n3\n", "row 2: 1 values where the first row has 2"),
+        ("a,b\n1,2\n3\n", "row 2: 1 value where the first row has 2"),
         ("a,b\n1,2\n3,4,5\n", "row 2: 3 values"),
         ("a,b,a\n1,2,3\n4,5,6\n", "two columns are named 'a'"),
         ('a,b\n1,"2\n3,4\n', "quotes"),

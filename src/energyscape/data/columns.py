@@ -113,10 +113,10 @@ def number_column(
         dtype = "Float32" if parsed.dtype == pl.Float32 else "Float64"
         decimals = None if dtype == "Float32" else decimals_of(present.to_numpy())
         return Column(
-            name, "numeric", dtype, missing, low=low, high=high,
+            name, "numeric", dtype, missing, _style_note(values, style), low=low, high=high,
             number_style=style, decimals=decimals,
         )  # fmt: skip
-    note = "1,234 is read as 1234" if style == "thousands" else ""
+    note = _style_note(values, style)
     if values.dtype == pl.String:
         dtype = "Float64" if values.drop_nulls().str.contains(r"\.\d*$|[eE]").any() else "Int64"
         dtype = dtype if style in ("plain", "thousands") else "Int64"
@@ -130,6 +130,23 @@ def number_column(
     if reason:
         return Column(name, "identifier", dtype, missing, reason)
     return Column(name, "integer", dtype, missing, note, low=low, high=high, number_style=style)
+
+
+_STYLE_NOTES = {
+    "thousands": "1,234 is read as 1234",
+    "comma": "1,5 is read as 1.5",
+    "european": "1.234,5 is read as 1234.5",
+}
+
+
+def _style_note(values: pl.Series, style: str) -> str:
+    """How numbers are read where another reading is possible."""
+    import polars as pl
+
+    if style in _STYLE_NOTES or values.dtype != pl.String:
+        return _STYLE_NOTES.get(style, "")
+    grouped = values.drop_nulls().str.contains(r"\d[\s\u{00A0}\u{202F}\u{2009}']\d").any()
+    return "blanks between digits are taken off" if grouped else ""
 
 
 def _confused_digits(values: pl.Series, present: pl.Series) -> int:

@@ -8,6 +8,9 @@
   zeros come back.
 - Whole numbers with more digits than a double holds are ``identifier`` where doubles confuse them.
 - Where one column has decimal commas (1,5), 1,234 in another is 1.234 and not 1234.
+- One currency, percent sign or unit around the numbers of a column is taken off and said.
+- Among numbers and dates a word for nothing (None, n.a., #DIV/0!) is a blank, and said; among
+  names it is a name.
 - Left out as ``identifier``: text that is different in more than half of the rows or a column named
   like an id with many values; whole numbers that count rows. A floating-point column never is:
   measurements are all different too.
@@ -19,6 +22,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -47,6 +51,7 @@ from energyscape.data.parsing import (
 )
 from energyscape.data.schema import Column, ColumnKind, Schema, unknown_column
 from energyscape.data.values import is_text, keep, labels, refuse_infinities
+from energyscape.data.writing import Affix, find_affix, take_off, without_words
 
 if TYPE_CHECKING:
     import polars as pl
@@ -151,30 +156,59 @@ def _from_text(name: str, text: pl.Series, missing: float, decimal_commas: bool)
     pair = spelled_pair(present)
     if pair is not None and set(pair) != {"0", "1"}:
         return Column(name, "boolean", "String", missing, categories=pair)
+    bare = without_words(text)
+    words = present.filter(bare.filter(text.is_not_null()).is_null())
+    if words.len() and bare.null_count() < bare.len() and not is_code(present, bare.drop_nulls()):
+        blank = bare.null_count() / bare.len()
+        column = _numbers_or_dates(name, bare, blank, decimal_commas)
+        words_stay = column is None or (column.kind == "category" and column.dtype == "String")
+        if column is not None and not words_stay:
+            read = ", ".join(map(repr, words.unique().sort().to_list()[:4])) + " read as blank"
+            return replace(column, note=f"{column.note}; {read}" if column.note else read)
+    column = _numbers_or_dates(name, text, missing, decimal_commas)
+    return text_column(name, text, missing) if column is None else column
+
+
+def _numbers_or_dates(
+    name: str, text: pl.Series, missing: float, decimal_commas: bool
+) -> Column | None:
+    """The column when its values are numbers or dates; None when they are words."""
+    present = text.drop_nulls()
     style = number_style(text, decimal_commas=decimal_commas)
     parsed = parse_numbers(text, style)
     share = parsed.drop_nulls().len() / present.len()
+    affix = find_affix(present) if share < 1 else None
+    if affix is not None:
+        stripped = take_off(text, affix)
+        style = number_style(stripped, decimal_commas=decimal_commas)
+        inside = parse_numbers(stripped, style)
+        if inside.drop_nulls().len() == present.len():
+            column = number_column(name, stripped, inside, missing, style)
+            note = f"{column.note}; {affix.describe()}" if column.note else affix.describe()
+            return replace(column, before=affix.before, after=affix.after, note=note)
     if share == 1 and is_padded(present):
         return padded_column(name, text, missing)
     if share == 1:
         return number_column(name, text, parsed, missing, style)
-    if share >= 0.5 and not is_code(present, parsed):
+    if share >= 0.5:
+        if is_code(present, parsed):
+            return None
         error = first_offence(
             text, parsed, name, "a number, as most others are", _advice(name, "category")
         )
         assert error is not None
         raise error
     found = date_format(text)
-    if found is not None:
-        pattern, resolution, note = found
-        dates = parse_dates(text, pattern)
-        error = first_offence(
-            text, dates, name, f"a date like the others ({pattern})", _advice(name, "category")
-        )
-        if error:
-            raise error
-        return date_column(name, dates, missing, pattern, resolution, note)
-    return text_column(name, text, missing)
+    if found is None:
+        return None
+    pattern, resolution, note = found
+    dates = parse_dates(text, pattern)
+    error = first_offence(
+        text, dates, name, f"a date like the others ({pattern})", _advice(name, "category")
+    )
+    if error:
+        raise error
+    return date_column(name, dates, missing, pattern, resolution, note)
 
 
 def _advice(name: str, kind: str) -> str:
@@ -190,6 +224,11 @@ def _forced(
     kind, _, pattern = forced.partition(":")
     is_string = values.dtype == pl.String
     note = "type given"
+    if is_string and kind in ("numeric", "integer", "datetime"):
+        values = without_words(values)
+        missing = values.null_count() / values.len()
+        if missing == 1:
+            raise DataError(f"column {name!r} was given as {kind} and holds no value")
     if kind == "constant":
         present = values.drop_nulls()
         dtype, kept = label_dtype(values)
@@ -207,21 +246,28 @@ def _forced(
     elif kind == "datetime":
         column = _forced_dates(name, values, missing, pattern)
     else:
-        style = number_style(values, decimal_commas=decimal_commas) if is_string else "plain"
-        column = Column(name, kind, "Float64", missing, number_style=style)  # type: ignore[arg-type]
+        affix = (find_affix(values.drop_nulls()) if is_string else None) or Affix()
+        style = "plain"
+        if is_string:
+            style = number_style(take_off(values, affix), decimal_commas=decimal_commas)
+        note = affix.describe() if any(affix) else note
+        column = Column(
+            name, kind, "Float64", missing,  # type: ignore[arg-type]
+            number_style=style, before=affix.before, after=affix.after,
+        )  # fmt: skip
         if kind == "integer":
             floats = values.dtype.is_float()
             dtype = "Float64" if floats else "Int64"
             dtype = str(values.dtype) if values.dtype.is_integer() else dtype
-            column = Column(name, "integer", dtype, missing, number_style=style)
+            column = replace(column, dtype=dtype)
         kept = keep(values, column)
         present = kept.drop_nulls()
-        column = Column(
-            name, column.kind, column.dtype, missing,
-            low=float(present.min()), high=float(present.max()),  # type: ignore[arg-type]
-            number_style=style,
+        column = replace(
+            column,
+            low=float(present.min()),  # type: ignore[arg-type]
+            high=float(present.max()),  # type: ignore[arg-type]
             decimals=decimals_of(present.to_numpy()) if kind == "numeric" else None,
-        )  # fmt: skip
+        )
     return Column(**{**column.__dict__, "note": column.note or note})
 
 
@@ -287,13 +333,11 @@ def schema_from_array(array: Any) -> Schema:
     {'x0': 'numeric', 'x1': 'constant'}
     """
     array = np.asarray(array)
-    if array.ndim != 2 or array.shape[1] == 0:
-        raise DataError(
-            f"expected a 2-D array [rows, columns], got shape {array.shape}; "
-            "reshape a single column with .reshape(-1, 1)"
-        )
     if array.dtype.kind not in "fiub":
         raise DataError(f"expected an array of numbers, got dtype {array.dtype}")
+    if array.ndim != 2 or array.shape[1] == 0:
+        advice = "; reshape a single column with .reshape(-1, 1)" if array.ndim == 1 else ""
+        raise DataError(f"expected a 2-D array [rows, columns], got shape {array.shape}{advice}")
     if not len(array):
         raise DataError(f"expected an array with rows, got shape {array.shape}")
     whole = array.dtype.kind != "f"
@@ -323,5 +367,8 @@ def schema_from_array(array: Any) -> Schema:
         columns.append(Column(name, kind, dtype, missing, low=low, high=high))
     schema = Schema(tuple(columns), array=str(array.dtype))
     if not schema.modelled:
-        raise DataError(f"no usable column: all {array.shape[1]} hold a single value each")
+        raise DataError(
+            f"no usable column: each of the {array.shape[1]} holds a single value or none "
+            f"in {len(array)} row{'s' * (len(array) > 1)}"
+        )
     return schema

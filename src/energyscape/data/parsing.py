@@ -66,8 +66,10 @@ DATE_FORMATS: tuple[tuple[str, float], ...] = (
     *_DAYS,
     *((f"{day} {time}", step) for day, _ in _DAYS for time, step in _CLOCKS),
     *((f"%Y-%m-%dT{time}{zone}", s) for time, s in _TIMES for zone in ("", "Z", "%z")),
-    *((f"%Y-%m-%d {time}%z", s) for time, s in _TIMES),
+    *((f"%Y-%m-%d {time}{zone}", s) for time, s in _TIMES for zone in ("%z", "+00", " UTC")),
 )
+# Times of day; they are held as moments of the first of January 1970.
+_CLOCK = r"^\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?(\s?[AaPp][Mm])?$"
 
 _STYLES = {
     "thousands": r"^[+-]?\d{1,3}(,\d{3})+(\.\d*)?$",
@@ -132,8 +134,10 @@ def parse_numbers(text: pl.Series, style: str = "plain") -> pl.Series:
     if plain.null_count() == text.null_count() and style in ("plain", "thousands"):
         return plain.fill_nan(None)
     # Twice: neighbouring groups share a digit, which one pass cannot use again.
-    joined = text.str.replace_all(_INNER_BLANKS, "${1}${2}").str.replace_all(
-        _INNER_BLANKS, "${1}${2}"
+    joined = (
+        text.str.replace(r"^\u{2212}\s*", "-")
+        .str.replace_all(_INNER_BLANKS, "${1}${2}")
+        .str.replace_all(_INNER_BLANKS, "${1}${2}")
     )
     if style == "comma":
         # A point among decimal commas is an offence, not a second way to write the same.
@@ -162,6 +166,8 @@ def parse_dates(text: pl.Series, pattern: str) -> pl.Series:
     """Datetime in microseconds (offsets go to UTC), null where the value does not read."""
     import polars as pl
 
+    if "%d" not in pattern and "%-d" not in pattern:
+        text, pattern = "1970-01-01 " + text, f"%Y-%m-%d {pattern}"
     dates = text.str.to_datetime(pattern, time_unit="us", strict=False)
     if isinstance(dates.dtype, pl.Datetime) and dates.dtype.time_zone is not None:
         dates = dates.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
@@ -169,14 +175,17 @@ def parse_dates(text: pl.Series, pattern: str) -> pl.Series:
 
 
 def date_format(text: pl.Series) -> tuple[str, float, str] | None:
-    """(strftime pattern, resolution in seconds, note) that reads nine in ten values, or None.
+    """(strftime pattern, resolution in seconds, note) that reads half of the values, or None.
 
+    What does not read by it is the caller's to name. Times of day are told only where all are.
     The pattern that reads most values wins; among equals the first of :data:`DATE_FORMATS`, so that
     3/4/2020 is the 3rd of April, which the note says.
 
     >>> import polars as pl
     >>> date_format(pl.Series(["2007-11-11", "2008-01-02"]))[:2]
     ('%Y-%m-%d', 86400.0)
+    >>> date_format(pl.Series(["9:05", "17:30"]))[:2]
+    ('%-H:%M', 60.0)
     >>> date_format(pl.Series(["3 Jan 2020x"])) is None
     True
     """
@@ -185,6 +194,8 @@ def date_format(text: pl.Series) -> tuple[str, float, str] | None:
     probe = values.head(200)
     if not values.len() or probe.str.contains(r"\d").mean() < 0.9:  # type: ignore[operator]
         return None
+    if probe.str.contains(_CLOCK).all():
+        return _clock_format(values)
     years = probe.str.contains(r"\b\d{4}\b|^\d{4}").mean() >= 0.9  # type: ignore[operator]
     if not years and not probe.str.contains(r"^\d{1,2}[/.]\d{1,2}[/.]\d{2}\b").all():
         return None
@@ -195,10 +206,10 @@ def date_format(text: pl.Series) -> tuple[str, float, str] | None:
         if years != ("%Y" in pattern):
             continue
         found = probe.len() - parse_dates(probe, pattern).null_count()
-        if found < 0.9 * probe.len():
+        if found < 0.5 * probe.len():
             continue
         found = values.len() - parse_dates(values, pattern).null_count()
-        if found >= 0.9 * values.len():
+        if found >= 0.5 * values.len():
             if best is None or found > best[0]:
                 best, rivals = (found, pattern, resolution), []
             elif found == best[0]:
@@ -213,12 +224,20 @@ def date_format(text: pl.Series) -> tuple[str, float, str] | None:
     return _as_written(values, pattern), resolution, note
 
 
+def _clock_format(values: pl.Series) -> tuple[str, float, str] | None:
+    for pattern, resolution in _CLOCKS:
+        if not parse_dates(values, pattern).null_count():
+            return _as_written(values, pattern), resolution, f"times of day, read as {pattern}"
+    return None
+
+
 def _as_written(values: pl.Series, pattern: str) -> str:
     """The pattern without leading zeros where the file has none (1/2/2020)."""
     dates = parse_dates(values, pattern)
     bare = pattern.replace("%d", "%-d").replace("%m", "%-m")
     bare_day = pattern.replace("%d", "%-d")
-    for candidate in (pattern, bare, bare_day):
+    bare_hour = pattern.replace("%H", "%-H").replace("%I", "%-I")
+    for candidate in (pattern, bare, bare_day, bare_hour):
         if "%z" not in candidate and (dates.dt.strftime(candidate) == values).all():
             return candidate
     return pattern

@@ -47,6 +47,8 @@ class Column:
     format : strftime pattern of a date written as text, "" when the frame holds dates.
     resolution : seconds between two neighbouring dates (86400 for days).
     decimals : decimals with which numbers are written, None when they have no such grid.
+    before, after : what the file writes around every number, such as ``"$"`` or ``"%"``; samples
+        are bare numbers.
 
     Examples
     --------
@@ -66,6 +68,8 @@ class Column:
     format: str = ""
     resolution: float = 1.0
     decimals: int | None = None
+    before: str = ""
+    after: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(ColumnKind):
@@ -122,16 +126,20 @@ class Column:
         """
         parts = []
         if self.kind == "datetime" and self.low is not None and self.high is not None:
-            parts.append(f"{_day(self.low)} to {_day(self.high)}")
+            clock = bool(self.format) and "%d" not in self.format and "%-d" not in self.format
+            parts.append(f"{_moment(self.low, clock)} to {_moment(self.high, clock)}")
         elif self.low is not None and self.high is not None:
-            parts.append(f"{self.low:.6g} to {self.high:.6g}")
+            parts.append(_range(self.low, self.high, whole=self.kind == "integer"))
         elif self.kind == "boolean":
             parts.append(" / ".join(self.categories))
         elif self.kind == "category":
-            shown = ", ".join(self.categories[:5]) + (", ..." if len(self.categories) > 5 else "")
-            parts.append(f"{len(self.categories)} categories: {shown}")
+            count = len(self.categories)
+            shown = ", ".join(map(_short, self.categories[:5])) + (", ..." if count > 5 else "")
+            parts.append(f"{count} categor{'y' if count == 1 else 'ies'}: {shown}")
         elif self.kind == "constant":
-            parts.append(f"always {self.categories[0]!r}" if self.categories else "always blank")
+            parts.append(
+                f"always {_short(self.categories[0])!r}" if self.categories else "always blank"
+            )
         if self.missing and self.kind != "constant":
             parts.append(f"{100 * self.missing:.2g} % blank")
         if self.note:
@@ -285,7 +293,28 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _day(seconds: float) -> str:
+def _moment(seconds: float, clock: bool) -> str:
     from datetime import UTC, datetime, timedelta
 
-    return str((datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)).date())
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+    return str(moment.time() if clock else moment.date())
+
+
+def _range(low: float, high: float, *, whole: bool) -> str:
+    """Both ends with as many digits as it takes to tell them apart.
+
+    >>> _range(12285.0, 1484705.0, whole=True), _range(1e9, 1e9 + 0.5, whole=False)
+    ('12285 to 1484705', '1000000000 to 1000000000.5')
+    """
+    if whole and max(abs(low), abs(high)) < 1e15:
+        return f"{low:.0f} to {high:.0f}"
+    shown = [f"{low:.6g}", f"{high:.6g}"]
+    if shown[0] == shown[1]:
+        shown = [f"{low:.17g}", f"{high:.17g}"]
+    return " to ".join(shown)
+
+
+def _short(text: str, most: int = 40) -> str:
+    """A category on one line, and no longer than a table can show."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 3] + "..."

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from energyscape.data.csvtext import decode_bytes, frame_from_text
+from energyscape.data.bytetext import decode_bytes
+from energyscape.data.csvtext import frame_from_text
 from energyscape.data.errors import DataError
 
 if TYPE_CHECKING:
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
 __all__ = ["TABLE_SUFFIXES", "read_table", "write_table"]
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".arrow", ".feather", ".ipc")
+
+_OTHER_SUFFIXES = {
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "save the sheet as .csv"),
+    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".7z"), "unpack it first"),
+    **dict.fromkeys((".txt", ".dat", ".data"), "if it is separated text, name it .csv or .tsv"),
+    ".json": "write one object a line, as .jsonl",
+}
 
 
 def read_table(
@@ -55,6 +63,8 @@ def read_table(
     if path.is_dir():
         raise DataError(f"{path} is a folder, expected a table file")
     if suffix not in TABLE_SUFFIXES:
+        if suffix in _OTHER_SUFFIXES:
+            raise DataError(f"{path}: {suffix} files are not read; {_OTHER_SUFFIXES[suffix]}")
         raise DataError(
             f"{path}: cannot tell the format by {suffix or 'no suffix'!r}; "
             f"known are {', '.join(TABLE_SUFFIXES)}"
@@ -85,11 +95,45 @@ def _read(path: Path, suffix: str, names: Sequence[str] | None, notes: list[str]
         if suffix == ".parquet":
             return pl.read_parquet(path)
         if suffix in (".jsonl", ".ndjson"):
-            return pl.read_ndjson(path, infer_schema_length=None)
-        return pl.read_ipc(path)
+            return _read_lines(path, notes)
+        return _read_arrow(path)
     except pl.exceptions.PolarsError as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "damaged")
         raise DataError(f"{path} cannot be read as {suffix}: {reason}") from error
+
+
+def _read_lines(path: Path, notes: list[str]) -> pl.DataFrame:
+    """JSON lines; the first line that is no object is named."""
+    import json
+
+    import polars as pl
+
+    text = decode_bytes(path.read_bytes(), str(path), notes)
+    try:
+        return pl.read_ndjson(text.encode(), infer_schema_length=None)
+    except pl.exceptions.PolarsError:
+        for number, line in enumerate(text.split("\n"), start=1):
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path} line {number} is no JSON: {error}") from error
+            if not isinstance(value, dict):
+                raise DataError(
+                    f"{path} line {number} is no JSON object; give one object a line, "
+                    'such as {"a": 1, "b": "x"}'
+                ) from None
+        raise
+
+
+def _read_arrow(path: Path) -> pl.DataFrame:
+    """An Arrow file, or the stream that some writers leave under the same name."""
+    import polars as pl
+
+    with path.open("rb") as file:
+        stream = file.read(4) == b"\xff\xff\xff\xff"
+    return pl.read_ipc_stream(path) if stream else pl.read_ipc(path)
 
 
 def write_table(frame: pl.DataFrame | Mapping[str, Any], path: str | Path) -> Path:

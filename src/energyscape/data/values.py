@@ -23,6 +23,7 @@ from energyscape.data.parsing import (
     parse_numbers,
 )
 from energyscape.data.schema import Column
+from energyscape.data.writing import Affix, take_off, without_words
 
 if TYPE_CHECKING:
     import polars as pl
@@ -91,6 +92,8 @@ def keep(series: pl.Series, column: Column) -> pl.Series:
         return _dress_dates(_to_dates(series, column), column).alias(column.name)
     text = clean_text(series) if is_text(series) else series
     dtype = dtype_of(column.dtype)
+    if text.dtype == pl.String and dtype != pl.String:
+        text = without_words(text)
     if text.dtype.is_float():
         text = text.fill_nan(None)
     if text.dtype == dtype:
@@ -118,7 +121,7 @@ def _keep_numbers(series: pl.Series, column: Column) -> pl.Series:
     import polars as pl
 
     if is_text(series):
-        text = clean_text(series)
+        text = take_off(without_words(clean_text(series)), Affix(column.before, column.after))
         values = parse_numbers(text, column.number_style)
         if values.null_count() > text.null_count():
             # A file of ours writes 1.5 whatever the style of the file it was learned from.
@@ -198,7 +201,7 @@ def _to_dates(series: pl.Series, column: Column) -> pl.Series:
         return series.cast(pl.Datetime("us"))
     if not is_text(series):
         raise DataError(f"column {column.name!r} is {series.dtype}, expected dates")
-    text = clean_text(series)
+    text = without_words(clean_text(series))
     if column.format:
         dates = parse_dates(text, column.format)
         expected = f"a date of the form {column.format}"
