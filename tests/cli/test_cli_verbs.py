@@ -170,6 +170,9 @@ def test_scores_are_per_row_and_calibrated(cli, people, people_run, tmp_path) ->
     flagged = detection.benjamini_hochberg(frame["p_value"].to_numpy(), 0.2)
     assert frame["flagged"].to_list() == flagged.tolist()
     assert "calibration rows give p-values down to" in ended.err
+    quick = cli("score", people_run, people, "--out", tmp_path / "q.csv", "--no-density")
+    assert quick.code == 0
+    assert "log_prob" not in pl.read_csv(tmp_path / "q.csv").columns
     names = {"age", "pay", "city", "member", "joined"}
     found = {
         part.split()[0] for row in frame["top_columns"].drop_nulls() for part in row.split("; ")

@@ -88,7 +88,7 @@ def test_the_bound_is_tight_for_a_gaussian():
     standard errors, in original units, with all steps and with sampled ones."""
     model = DDPM(variance="fixed_large", **QUICK).fit(X)
     assert not any(block.heavy for block in model.codec_.blocks)
-    model.model_, model._model64 = _UnitGaussian(), None
+    model.model_, model._frozen = _UnitGaussian(), None
     new = X
     mean, scale = (np.array([getattr(b, k) for b in model.codec_.blocks]) for k in ("mean", "std"))
     truth = -0.5 * (((new - mean) / scale) ** 2).sum(1) - np.log(2 * np.pi * scale.prod())
@@ -144,6 +144,25 @@ def test_pictures_are_clipped_in_sampling_alone():
     assert model._clip(3.0) == "dynamic"
     with pytest.raises(ValueError, match="clip='static' is for pictures"):
         EDM(clip="static", **QUICK).fit(X)
+
+
+def test_large_pictures_are_calibrated_in_bounded_work_and_scored_in_single_precision(monkeypatch):
+    """Networks of pictures score in float32, to the same log-density but for rounding and to the
+    same scores alone or among others; only so many pictures are calibrated on, with progress."""
+    monkeypatch.setattr("energyscape.families.fitting._CALIBRATION_PICTURES", 5)
+    pictures = np.random.default_rng(0).integers(0, 256, (40, 12, 12), dtype=np.uint8)
+    model = EDM(**QUICK, calibration_fraction=0.3).fit(pictures)
+    assert model.info_["rows"]["calibration"] == len(model.calibration_["anomaly_scores"]) == 5
+    model._double()
+    scores = model.anomaly_score(pictures[:6])
+    assert next(model._frozen.parameters()).dtype == torch.float32
+    np.testing.assert_allclose(model.anomaly_score(pictures[:1]), scores[:1], rtol=1e-5)
+    single = model.score_samples(pictures[:2])
+    monkeypatch.setattr(model, "_scoring_dtype", lambda: torch.float64)
+    np.testing.assert_allclose(model.score_samples(pictures[:2]), single, atol=2e-3)
+    seen = []
+    model._surprise_rows(model.encode(pictures[:6]), seen.append, "calibrating")
+    assert (seen[-1].phase, seen[-1].step, seen[-1].total) == ("calibrating", 6, 6)
 
 
 def test_guidance_without_classes_is_refused():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -95,6 +96,50 @@ def test_early_stopping_keeps_the_best_weights():
     values = [h["validation_loss"] for h in run.history if "validation_loss" in h]
     final = (-data() - run.model.centre.detach()).square().sum(1).mean()
     assert final == pytest.approx(min(values), rel=1e-5)
+
+
+def test_a_short_run_validates_seldom_and_a_long_one_as_asked():
+    """Held-out rows cost at most about a tenth of the training, but for four checks at the least."""
+
+    def checks(steps: int, rows: int) -> int:
+        held_out = torch.randn(rows, 2, generator=torch.Generator().manual_seed(1))
+        run = train(
+            Location(),
+            squared_distance,
+            data(),
+            validation=held_out,
+            config=config(max_steps=steps),
+        )
+        return sum("validation_loss" in entry for entry in run.history)
+
+    assert checks(20, 2000) <= 5
+    assert checks(400, 60) == 20
+
+
+@pytest.mark.parametrize("scale", [0.1, 1e4])
+def test_gradients_are_clipped_to_the_norm(scale):
+    """One step of plain momentum-free AdamW in float64 agrees with clipping written out."""
+    torch.manual_seed(0)
+    start = torch.randn(2)
+
+    def loss(model, x, aux, rng, *, label=None):
+        return scale * (x - model.centre).square().sum(1), aux, {}
+
+    for precision, dtype in (("float64", torch.float64), ("float32", torch.float32)):
+        model = Location()
+        model.centre.data = start.clone()
+        x = data().to(dtype)
+        settings = config(max_steps=3, batch_size=200, precision=precision, decay="constant")
+        train(model, loss, x, config=replace(settings, warmup=0.0, ema_decay=0.0))
+        found = model.centre.detach().double()
+        weights = start.double().clone().requires_grad_()
+        optimizer = torch.optim.AdamW([weights], lr=0.05, weight_decay=0.0)
+        for _ in range(3):
+            optimizer.zero_grad()
+            (scale * (data().double() - weights).square().sum(1)).mean().backward()
+            torch.nn.utils.clip_grad_norm_([weights], 1.0)
+            optimizer.step()
+        torch.testing.assert_close(found, weights.detach(), rtol=1e-5, atol=1e-6)
 
 
 def test_time_limit_is_kept_and_the_rate_lands():

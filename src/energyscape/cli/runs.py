@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -91,7 +92,10 @@ def rows_of(dataset: Dataset, rows: Any) -> Dataset:
 
 
 def chunks(dataset: Dataset, size: int = 512) -> Iterator[Dataset]:
-    """The data set in consecutive parts of at most ``size`` rows."""
+    """The data set in consecutive parts of at most ``size`` rows, fewer of large pictures."""
+    if dataset.kind == "pictures":
+        # A picture of 28 x 28 takes seconds of a large network: a bar that moves needs short parts.
+        size = max(1, min(size, 12_500 // max(math.prod(dataset.data.shape[1:]), 1)))
     for start in range(0, len(dataset), size):
         yield rows_of(dataset, slice(start, start + size))
 

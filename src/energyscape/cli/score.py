@@ -32,6 +32,12 @@ def run(
         float,
         typer.Option("--fdr", metavar="Q", help="Largest share of false alarms among flagged."),
     ] = 0.1,
+    density: Annotated[
+        bool,
+        typer.Option(
+            "--density/--no-density", help="Whether to work out log_prob: seconds for a picture."
+        ),
+    ] = True,
     overwrite: Overwrite = False,
     seed: Seed = None,
     device: Device = None,
@@ -58,7 +64,8 @@ def run(
     if reading.files:
         columns["file"] = reading.files
     with Bar(quiet=quiet) as bar:
-        columns |= _log_density(estimator, reading, bar, quiet)
+        if density:
+            columns |= _log_density(estimator, reading, bar, quiet)
         scores, drivers = _anomaly(estimator, reading, bar)
     columns["anomaly_score"] = scores
     columns |= _decisions(estimator, scores, fdr, quiet)

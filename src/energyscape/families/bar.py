@@ -1,14 +1,15 @@
-"""A progress bar for `verbose=True`: steps, loss, speed and time left."""
+"""Progress: a bar for `verbose=True`, and steps of a walk as what a bar shows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from energyscape.training import Progress
 
-__all__ = ["progress_bar"]
+__all__ = ["as_steps", "progress_bar"]
 
 
 @contextmanager
@@ -36,3 +37,18 @@ def progress_bar() -> Iterator[Any]:
             bar.update(tasks[p.phase], completed=p.step, total=p.total, note=note)
 
         yield show
+
+
+def as_steps(
+    progress: Callable[[Progress], None] | None, phase: str
+) -> Callable[[int, int], None] | None:
+    """A ``(done, total)`` callback from one that takes a `Progress`."""
+    if progress is None:
+        return None
+    began = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        speed = done / max(time.monotonic() - began, 1e-9)
+        progress(Progress(phase, done, total, None, speed, (total - done) / max(speed, 1e-9)))
+
+    return show

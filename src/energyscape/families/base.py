@@ -30,6 +30,7 @@ from energyscape.data import (
     TableCodec,
 )
 from energyscape.families import conditioning
+from energyscape.families.bar import as_steps
 from energyscape.families.fitted import Fitted
 from energyscape.families.fitting import RunRecord, fit_estimator
 from energyscape.families.settings import validate_settings
@@ -412,10 +413,16 @@ class DensityEstimator(Fitted, abc.ABC):
         """How little each row belongs, larger = more anomalous."""
         return self._surprise_rows(self.encode(X)).sum(1)
 
-    def _surprise_rows(self, x: Tensor) -> NDArray[np.float64]:
+    def _surprise_rows(
+        self, x: Tensor, progress: ProgressCallback | None = None, phase: str = "anomaly scores"
+    ) -> NDArray[np.float64]:
         device = next(self.model_.parameters()).device
         chunk = max(1, 65536 // max(x[0].numel(), 1))
-        parts = [self._surprise(part.to(device)).flatten(1).cpu() for part in x.split(chunk)]
+        shown, parts = as_steps(progress, phase), []
+        for i, part in enumerate(x.split(chunk)):
+            parts.append(self._surprise(part.to(device)).flatten(1).cpu())
+            if shown is not None:
+                shown(min((i + 1) * chunk, len(x)), len(x))
         return torch.cat(parts).numpy()
 
     def column_contributions(self, X: Any) -> tuple[list[str], NDArray[np.float64]]:

@@ -40,12 +40,13 @@ from energyscape.diffusion import (
     sample,
     twisted_sample,
 )
+from energyscape.families.bar import as_steps
 from energyscape.families.base import DensityEstimator, ProgressCallback, Values
 from energyscape.families.labels import class_codes
 from energyscape.mcmc import annealed_langevin
 from energyscape.models import Denoiser, Labelled
+from energyscape.nn import PictureNet
 from energyscape.schedules import EDM, Geometric, Schedule
-from energyscape.training import Progress
 
 __all__ = ["DenoiserEstimator"]
 
@@ -298,22 +299,29 @@ class DenoiserEstimator(DensityEstimator):
         facts = self.facts_
         dim = math.prod(facts["event_shape"])
         schedule = self._schedule(facts)
-        scale = facts["sigma_data"]
+        scale, dtype = facts["sigma_data"], self._scoring_dtype()
         probes = 0 if dim <= _EXACT_DIMENSIONS else _HUTCHINSON_PROBES
         out = log_density(
-            cast(Denoiser, self._double()),
+            cast(Denoiser, self._scorer(dtype)),
             x,
             sigma_min=max(schedule.sigma_min, 0.004 * scale),
             sigma_max=min(schedule.sigma_max, 80 * scale),
             probes=probes,
             end=self._moments(x.device),
             batch_size=max(1, 200_000 // (dim * (probes or dim))),
+            dtype=dtype,
         )
         return Values(out.value.cpu().numpy(), out.kind, out.stderr.cpu().numpy())
 
+    def _scoring_dtype(self) -> torch.dtype:
+        """float64, but for networks of pictures, which are five times as fast in float32."""
+        is_large = any(isinstance(part, PictureNet) for part in self.model_.modules())
+        return torch.float32 if is_large else torch.float64
+
     @torch.no_grad()
     def _surprise(self, x: Tensor) -> Tensor:
-        denoiser = self._double()
+        dtype = self._scoring_dtype()
+        denoiser = self._scorer(dtype)
         scale = self.facts_["sigma_data"]
         levels = np.geomspace(0.05 * scale, 1.5 * scale, _LEVELS)
         rng = torch.Generator().manual_seed(0)
@@ -323,21 +331,6 @@ class DenoiserEstimator(DensityEstimator):
         total = torch.zeros_like(x)
         for sigma, noise in zip(levels, torch.cat([half, -half], dim=1).to(x.device), strict=True):
             for eps in noise:
-                error = denoiser(x + sigma * eps, float(sigma)) - x
+                error = denoiser((x + sigma * eps).to(dtype), float(sigma)) - x
                 total += error.square() / (sigma**2 * _LEVELS * _PROBES)
         return total
-
-
-def as_steps(progress: ProgressCallback | None, phase: str) -> Any:
-    """A ``(done, total)`` callback from one that takes a `Progress`."""
-    if progress is None:
-        return None
-    import time
-
-    began = time.monotonic()
-
-    def show(done: int, total: int) -> None:
-        speed = done / max(time.monotonic() - began, 1e-9)
-        progress(Progress(phase, done, total, None, speed, (total - done) / max(speed, 1e-9)))
-
-    return show

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from energyscape.families.bar import as_steps
 from energyscape.families.base import DensityEstimator, ProgressCallback, Values
-from energyscape.families.denoising import as_steps
 from energyscape.families.walks import SAMPLERS, settled, walker, warmed
 from energyscape.mcmc import MALA, GaussianBase, Kernel, LogZ, ParallelTempering, ais, run_chains
 from energyscape.models import ConfinedEnergy, Energy, NetworkEnergy

@@ -42,7 +42,7 @@ class Fitted(DensityMixin, BaseEstimator):
 
     # Set by fitting or loading.
     model_: nn.Module
-    _model64: nn.Module | None
+    _frozen: nn.Module | None
     _template: Any
     codec_: Codec
     schema_: Any
@@ -139,10 +139,15 @@ class Fitted(DensityMixin, BaseEstimator):
 
     def _double(self) -> nn.Module:
         """The model in float64, for scores and densities."""
-        if self._model64 is None:
-            model = copy.deepcopy(self.model_).double().eval()
-            self._model64 = model.requires_grad_(False)
-        return self._model64
+        return self._scorer(torch.float64)
+
+    def _scorer(self, dtype: torch.dtype) -> nn.Module:
+        """A frozen copy of the model in the type that scores and densities are computed in."""
+        own = None if self._frozen is None else next(self._frozen.parameters(), None)
+        if self._frozen is None or (own is not None and own.dtype != dtype):
+            model = copy.deepcopy(self.model_).to(dtype).eval()
+            self._frozen = model.requires_grad_(False)
+        return self._frozen
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "model_")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,8 @@ __all__ = ["RunRecord", "fit_estimator"]
 
 _KEPT_ROWS = 1000
 _CALIBRATION_ROWS = 20_000
+_CALIBRATION_PICTURES = 1000  # each costs two dozen evaluations of a large network
+_SMALL_PICTURE = 100
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def fit_estimator(
         len(dataset), settings["validation_fraction"], settings["calibration_fraction"], rng
     )
     codec = fit_codec(dataset, split.train)
-    estimator._model64 = None
+    estimator._frozen = None
     estimator.codec_ = codec
     estimator.schema_ = dataset.schema
     estimator.data_kind_ = dataset.kind
@@ -112,7 +115,7 @@ def fit_estimator(
         "versions": versions(),
     }
     estimator.calibration_ = estimator._after_training(x.float(), run.aux)
-    _calibrate(estimator, dataset, split)
+    _calibrate(estimator, dataset, split, progress)
 
 
 #: Settings that do not change what is learned.
@@ -253,14 +256,22 @@ def _held_out(
     return _rows(dataset, split.validation[:2048], codec, config, seed + 1, codes)
 
 
-def _calibrate(estimator: DensityEstimator, dataset: Dataset, split: Split) -> None:
+def _calibrate(
+    estimator: DensityEstimator,
+    dataset: Dataset,
+    split: Split,
+    progress: Callable[[Progress], None] | None,
+) -> None:
     """Anomaly scores of rows that trained nothing, and some of those rows, encoded."""
-    rows = split.calibration[:_CALIBRATION_ROWS]
+    shape = estimator.codec_.event_shape
+    is_large = len(shape) == 3 and math.prod(shape[1:]) >= _SMALL_PICTURE
+    rows = split.calibration[: _CALIBRATION_PICTURES if is_large else _CALIBRATION_ROWS]
+    estimator.info_["rows"]["calibration"] = len(rows)
     scores = np.empty(0)
     kept: Tensor = torch.empty(0, *estimator.codec_.event_shape)
     if len(rows):
         x = torch.from_numpy(estimator.codec_.encode(_take(dataset, rows), None).x)
-        scores = np.sort(estimator._surprise_rows(x).sum(1))
+        scores = np.sort(estimator._surprise_rows(x, progress, "calibrating").sum(1))
         kept = x[:_KEPT_ROWS]
     estimator.calibration_ |= {
         "anomaly_scores": scores,

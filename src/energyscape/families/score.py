@@ -26,8 +26,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from energyscape.families import settings as s
+from energyscape.families.bar import as_steps
 from energyscape.families.base import Composition, NoLogDensityError, ProgressCallback, Values
-from energyscape.families.denoising import as_steps
 from energyscape.families.energies import EnergyEstimator
 from energyscape.families.networks import energy_network, score_network
 from energyscape.mcmc import ULA, anneal

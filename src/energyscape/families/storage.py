@@ -82,7 +82,7 @@ def load_estimator(
     if config["feature_names_in"] is not None:
         estimator.feature_names_in_ = np.asarray(config["feature_names_in"], dtype=object)
     estimator._template = None
-    estimator._model64 = None
+    estimator._frozen = None
     estimator.model_ = model.eval()
     estimator.calibration_ = artifact.calibration
     estimator.info_ = {k: v for k, v in artifact.manifest.items() if k not in ("files", "format")}
