@@ -105,9 +105,16 @@ def test_verdicts_say_what_is_wrong() -> None:
     chains = run_chains(MALA(0.8), p.at(0.0), x0, 500, rng=generator())
     assert chains.diagnostics.rhat > 1.5
     assert chains.diagnostics.verdict.startswith("chains have not mixed: R-hat")
-    more = diagnostics(chains.draws, modes=torch.tensor([[-20.0], [20.0], [90.0]]))
-    assert "4 of 4 chains never left one mode" in more.verdict
+    modes = torch.tensor([[-20.0], [20.0], [90.0]])
+    more = run_chains(MALA(0.8), p.at(0.0), x0, 500, rng=generator(), modes=modes).diagnostics
+    assert "2 of 3 modes never left, by 4 of 4 chains" in more.verdict
     assert "1 of 3 modes never visited" in more.verdict
+    # One chain that crosses over frees the mode it left; the other mode is still never left.
+    crossed = chains.draws.clone()
+    crossed[250:, 0] += 40.0
+    assert (
+        "1 of 2 modes never left, by 2 of 4 chains" in diagnostics(crossed, modes=modes[:2]).verdict
+    )
     still = diagnostics(x0.expand(50, -1, -1))
     assert "4 of 4 chains never moved" in still.verdict
 
@@ -133,6 +140,10 @@ def test_runs_that_should_not_be_trusted_are_told_by_name() -> None:
     hole = FunctionTarget(lambda x: 0.5 * x.square().sum(1))
     with pytest.warns(ChainWarning, match="unbounded below"):
         run_chains(RandomWalk(1e5), hole, x0, 200, rng=generator())
+    with pytest.warns(ChainWarning, match=r"HMC still climbs: .* 2\d\d nats .*unbounded below"):
+        run_chains(HMC(0.05, 5), hole, x0, 100, rng=generator(), keep="last")
+    with pytest.warns(ChainWarning, match=r"MALA accepted less than 1 % in the last .* 4 of 4"):
+        run_chains(MALA(0.1), hole, x0, 400, rng=generator(), keep="last")
     with pytest.warns(ChainWarning, match="ULA diverged in 4 of 4 chains"):
         run_chains(ULA(3.0), ScoreTarget(lambda x: -(x**3)), 10 * x0, 50, rng=generator())
 

@@ -18,6 +18,7 @@ from torch import Tensor
 import energyscape.mcmc as mcmc
 from energyscape.densities import GaussianMixture
 from energyscape.mcmc import HMC, MALA, ULA, IntegerWalk, Kernel, ParallelTempering, RandomWalk
+from energyscape.models import BoxEnergy, FunctionEnergy
 from energyscape.targets import FunctionTarget, ScoreTarget
 
 ADJUSTED = {
@@ -95,6 +96,34 @@ def test_ula_reflects_at_its_box() -> None:
     kernel = ULA(2.0, box=(-1.0, 2.0))
     x = mcmc.run_chains(kernel, flat, x0, 10, rng=generator(1), keep="last").x
     assert stats.kstest(x[:, 0].numpy(), stats.uniform(-1, 3).cdf).pvalue > 1e-4
+
+
+def test_ula_reflects_at_the_walls_of_its_target() -> None:
+    """A flat energy in a box stays uniform, without a word to the kernel; tempered and mixed too."""
+    flat = BoxEnergy(FunctionEnergy(lambda x: 0 * x.sum(1)), -1.0, 2.0).at(None)
+    x0 = torch.rand(4000, 1, generator=generator(), dtype=torch.float64) * 3 - 1
+    for target in (flat, mcmc.Tempered(flat, 0.5)):
+        x = mcmc.run_chains(ULA(2.0), target, x0, 10, rng=generator(1), keep="last").x
+        assert stats.kstest(x[:, 0].numpy(), stats.uniform(-1, 3).cdf).pvalue > 1e-4
+    x = mcmc.run_chains(ULA(2.0, box=(0.0, 9.0)), flat, x0, 10, rng=generator(1), keep="last").x
+    assert 0 <= float(x.min()) <= float(x.max()) <= 2
+
+
+def test_a_box_may_have_one_wall() -> None:
+    """Positive halves of a normal: |x| of small steps, reflected at 0, from either side."""
+    points = torch.tensor([[-0.5], [0.25], [7.0]], dtype=torch.float64)
+    for box, expected in (
+        ((0.0, math.inf), points.abs()),
+        ((-math.inf, 0.0), -points.abs()),
+        ((-math.inf, math.inf), points),
+    ):
+        assert torch.equal(mcmc.kernel.reflect(points, box), expected)
+    h = 0.02
+    std = (1 / (1 - h / 2)) ** 0.5
+    x0 = (std * torch.randn(4000, 1, generator=generator(), dtype=torch.float64)).abs()
+    kernel = ULA(h, box=(0.0, math.inf))
+    x = mcmc.run_chains(kernel, ScoreTarget(lambda x: -x), x0, 20, rng=generator(1), keep="last").x
+    assert stats.kstest(x[:, 0].numpy() / std, stats.halfnorm.cdf).pvalue > 1e-4
 
 
 @pytest.mark.parametrize("h", [0.2, 0.8])

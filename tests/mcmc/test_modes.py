@@ -57,6 +57,17 @@ def test_refusals() -> None:
         find_modes(hole, torch.ones(2, 2), max_steps=50)
 
 
+def test_a_ladder_that_heats_is_no_annealing() -> None:
+    for betas in ((3.0, 1.0), (1.0, 1.0), (0.0, 1.0), ()):
+        with pytest.raises(ValueError, match="positive and rise"):
+            simulated_annealing(
+                FunctionTarget(lambda x: -x.square().sum(1)),
+                torch.zeros(2, 2),
+                rng=generator(),
+                betas=betas,
+            )
+
+
 def test_cooling_prefers_the_higher_peak() -> None:
     p = GaussianMixture.isotropic(torch.tensor([[-2.0], [2.0]]), [1.0, 1.0], [0.2, 0.8])
     x0 = torch.full((200, 1), -2.0, dtype=torch.float64)

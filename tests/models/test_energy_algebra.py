@@ -15,6 +15,7 @@ from energyscape.densities import GaussianMixture, eight_gaussians
 from energyscape.models import (
     BoxEnergy,
     ClassEnergy,
+    ConfinedEnergy,
     DoubleWell,
     Energy,
     ExponentialFamily,
@@ -103,6 +104,38 @@ def test_a_box_is_infinite_outside_with_a_score_free_of_nan() -> None:
     assert box.inside(torch.tensor([[0.5, 2.0]])).item()
     with pytest.raises(ValueError, match="lower < upper"):
         BoxEnergy(normal(), 1.0, 1.0)
+
+
+def test_walls_are_handed_on_by_the_algebra() -> None:
+    """Sums intersect boxes, mixtures enclose them; unadjusted Langevin reads them off the target."""
+    left, right = BoxEnergy(normal(), -1.0, 2.0), BoxEnergy(normal(), 0.0, math.inf)
+    wide = BoxEnergy(BoxEnergy(normal(), 0.0, 5.0), -3.0, 4.0)
+    for energy, expected in (
+        (left + right + normal(), (0.0, 2.0)),
+        (3.0 * left, (-1.0, 2.0)),
+        (ConfinedEnergy(NormalisedEnergy(left), 2.0), (-1.0, 2.0)),
+        (MixtureEnergy([left, right]), (-1.0, math.inf)),
+        (wide, (0.0, 4.0)),
+    ):
+        assert energy.box is not None
+        assert tuple(float(b) for b in energy.box) == expected
+    assert MixtureEnergy([left, normal()]).box is None
+    assert (normal() + normal()).box is None
+    # At a wall the score is the whole slope from inside.
+    at_walls = torch.tensor([[-1.0], [2.0]], dtype=F64)
+    torch.testing.assert_close(left.score(at_walls), -at_walls)
+
+
+def test_operators_are_the_algebra_or_say_what_is() -> None:
+    x = torch.tensor([[1.0]], dtype=F64)
+    assert (normal() / 4.0)(x).item() == 0.125
+    assert sum([normal(), normal()])(x).item() == 1.0  # type: ignore[operator]
+    with pytest.raises(ValueError, match="NegatedEnergy"):
+        -normal()
+    with pytest.raises(ValueError, match="positive factor"):
+        normal() / 0.0
+    with pytest.raises(TypeError, match="unsupported operand"):
+        normal() * normal()  # type: ignore[operator]
 
 
 def test_negation_is_guarded() -> None:

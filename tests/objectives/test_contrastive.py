@@ -54,6 +54,47 @@ def test_with_exact_negatives_it_is_the_likelihoods_gradient() -> None:
     assert bool(((grad - expected).abs() < spread).all())
 
 
+def test_on_a_grid_in_the_plane_it_is_the_exact_gradient() -> None:
+    """The gradient of the mean log-likelihood, log Z by summing a grid, is the contrast of a network.
+
+    With the expectation under the model taken over the grid itself both agree to rounding; with
+    exact draws of that law as negatives, 40 times 1,000, every weight within 6 standard errors of the
+    repeats (below 1e-4 over some 100 weights).
+    """
+    model = small()
+    axis = torch.linspace(-6, 6, 121, dtype=F64)
+    grid, step = torch.cartesian_prod(axis, axis), float(axis[1] - axis[0])
+    n, weights = 1000, list(model.parameters())[:-1]  # the last is the free constant
+
+    def confined(x: Tensor) -> Tensor:
+        return 4.0 * model(x) + 0.5 * x.square().sum(1)
+
+    class Confined(Energy):
+        def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
+            return confined(x)
+
+    x = torch.randn(n, 2, generator=generator(1), dtype=F64) * 0.5 + 1.0
+    log_z = torch.logsumexp(-confined(grid), 0) + 2 * math.log(step)
+    likelihood = (-confined(x) - log_z).mean()
+    exact = torch.autograd.grad(likelihood, weights)
+    p = (-confined(grid)).detach().softmax(0)
+    contrast = -confined(x).mean() + (p * confined(grid)).sum()
+    for a, b in zip(exact, torch.autograd.grad(contrast, weights), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+    def draw(target: Any, start: Tensor, rng: torch.Generator) -> Tensor:
+        return grid[torch.multinomial(p, len(start), replacement=True, generator=rng)]
+
+    objective, rng, runs = Contrastive(draw, start="data"), generator(2), []
+    for _ in range(40):
+        loss = objective(Confined(), x, None, rng).loss.mean()
+        runs.append(torch.autograd.grad(-loss, weights))
+    for a, found in zip(exact, zip(*runs, strict=True), strict=True):
+        several = torch.stack(found)
+        error = several.std(0) / math.sqrt(len(runs))
+        assert bool(((several.mean(0) - a).abs() <= 6 * error + 1e-12).all())
+
+
 def test_the_truth_is_a_fixed_point_of_an_invariant_chain() -> None:
     """CD-1 with a Metropolis step from data of the model itself: mean gradient 0 within 5 standard
     errors over 100,000 rows (failure 2e-6)."""

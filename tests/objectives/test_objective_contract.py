@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from energyscape import objectives
 from energyscape.models import (
     EDMPreconditioning,
+    Energy,
     EnergyDenoiser,
     NetworkEnergy,
     PreconditionedDenoiser,
@@ -21,6 +24,7 @@ from energyscape.models import (
 from energyscape.nn import MLP
 from energyscape.objectives import (
     DenoisingLoss,
+    DenoisingScoreMatching,
     LossOutput,
     Objective,
     Perturbed,
@@ -176,6 +180,60 @@ class TestContract:
         assert state == [
             (p.requires_grad, m.training) for m in model.modules() for p in m.parameters()
         ]
+
+
+class Own(Energy):
+    """An energy somebody wrote, whose output may have any shape."""
+
+    def __init__(self, reduce: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.reduce = reduce
+        self.scale = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
+        return self.scale * self.reduce(x)
+
+
+@pytest.mark.parametrize("name", [n for n in MEMBERS if n != "DenoisingLoss"])
+@pytest.mark.parametrize("shape", ["sum over the batch", "one a cell", "too few"])
+def test_an_own_energy_of_the_wrong_shape_is_named(name: str, shape: str) -> None:
+    reduce: Callable[[Tensor], Tensor] = {
+        "sum over the batch": lambda x: x.square().sum(),
+        "one a cell": lambda x: x.square(),
+        "too few": lambda x: x.square().sum(1)[1:],
+    }[shape]
+    objective, rng = build(name)[0], torch.Generator().manual_seed(0)
+    model = Own(reduce)
+
+    def train() -> LossOutput:
+        return objective(model, rows(), objective.init(model, rows(), rng), rng)
+
+    with pytest.raises(ValueError, match="one value a row"):
+        train()
+
+
+@pytest.mark.parametrize("name", ["Exact", "Sliced", "FiniteDifference"])
+@pytest.mark.parametrize("kink", ["relu", "leaky_relu", "hardtanh", "hardswish", "rrelu", "prelu"])
+def test_kinks_called_as_functions_are_found(name: str, kink: str) -> None:
+    """A ReLU that is no module hides in forward; fields may have it, and smooth energies pass."""
+    objective, rng = build(f"{name}ScoreMatching")[0], torch.Generator()
+    call = getattr(F, kink)
+    slope = (torch.tensor(0.2, dtype=torch.float64),) if kink == "prelu" else ()
+    model = Own(lambda x: call(x, *slope).square().sum(1))
+    with pytest.raises(ValueError, match=f"calls {kink},.*SiLU"):
+        objective.init(model, rows(), rng)
+    assert objective.init(Own(lambda x: F.silu(x).sum(1)), rows(), rng) is None
+    if name != "FiniteDifference":
+        assert objective.init(nn.Sequential(nn.Linear(DIM, DIM), nn.ReLU()), rows(), rng) is None
+
+
+def test_denoising_warns_of_a_piecewise_constant_score() -> None:
+    objective, rng = DenoisingScoreMatching(0.5), torch.Generator()
+    with pytest.warns(UserWarning, match="piecewise constant, since it calls relu"):
+        objective.init(Own(lambda x: F.relu(x).sum(1)), rows(), rng)
+    with pytest.warns(UserWarning, match="'network.1' is a ReLU"):
+        objective.init(NetworkEnergy(nn.Sequential(nn.Linear(DIM, 4), nn.ReLU())), rows(), rng)
+    assert objective.init(energy(), rows().float(), rng) is None
 
 
 def test_a_denoiser_made_of_an_energy_needs_double_backward() -> None:

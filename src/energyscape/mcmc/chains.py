@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +21,7 @@ from energyscape.targets import Target
 __all__ = ["Chains", "RunInfo", "run_chains"]
 
 BLOCK_STEPS = 64
+CLIMB_STEPS = 40  # in a shorter run it is no news that chains have not arrived
 BLOCK_NUMBERS = 1 << 22  # noise drawn at once: enough to amortise the call, little enough to store
 
 
@@ -50,6 +52,13 @@ class Chains:
         As warm-up left it.
     state : State
         Where the chains stand: `run_chains` may go on from ``state.x``.
+    modes : Tensor of shape (K, ...), or None
+        Known modes, by which the diagnostics judge.
+    climb : float
+        Nats that the median chain gained in log-density over the last quarter of the run; NaN where
+        the kernel does not know it, or the run is too short to tell.
+    stalled : int
+        Chains whose mean acceptance in that quarter was below 1 %.
     """
 
     draws: Tensor
@@ -57,6 +66,9 @@ class Chains:
     info: RunInfo
     kernel: Any
     state: Any
+    modes: Tensor | None = None
+    climb: float = math.nan
+    stalled: int = 0
 
     @property
     def x(self) -> Tensor:
@@ -70,6 +82,7 @@ class Chains:
             self.draws,
             acceptance=None if self.info.acceptance is None else self.info.acceptance.mean(0),
             divergences=self.info.diverged.sum(0),
+            modes=self.modes,
         )
 
 
@@ -151,6 +164,7 @@ def run_chains(
     adapt: bool = True,
     rng: torch.Generator,
     keep: Literal["all", "last"] = "all",
+    modes: Tensor | None = None,
     compile: bool | Literal["auto"] = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Chains:
@@ -174,6 +188,9 @@ def run_chains(
         On the device of x0.
     keep : {"all", "last"}
         "last" stores no draws but the last, for samplers and training.
+    modes : Tensor of shape (K, ...), optional
+        Known modes (those of `find_modes`): the verdict then counts the ones no chain left and the
+        ones no chain saw.
     compile : bool or "auto"
         Compile blocks of steps (needs a C++ compiler on the CPU): True always; "auto" only where a
         compiler is found and the run is long enough to earn the compilation back.
@@ -193,7 +210,7 @@ def run_chains(
     -----
     ChainWarning
         When nothing was accepted, when chains met numbers that are not finite, or when they ran away
-        as they do on an energy that is unbounded below.
+        or kept climbing, as they do on an energy that is unbounded below.
 
     Examples
     --------
@@ -226,7 +243,7 @@ def run_chains(
     frozen, state = warm_up(kernel, state, target, warmup, adapt=adapt, rng=rng, tick=tick)
     chains = _run(frozen, target, state, num_steps, thin, rng, keep, compile, tick)
     _warn(chains, x0, num_steps)
-    return chains
+    return replace(chains, modes=modes)
 
 
 def _run(
@@ -249,10 +266,16 @@ def _run(
     block = block_steps(x, thin if store else 1)
     run_block = block_runner(kernel, target, num_steps, compile)
     left, at = num_steps, 0
+    late, hopes = None, torch.zeros(len(x), device=x.device)
     while left:
         size = min(block, left)
         states, infos = run_block(state, split_noise(kernel.draw(size, x, rng)))
         state = states[-1]
+        if left - size <= num_steps // 4 < left:
+            late = states[left - num_steps // 4 - 1].log_prob
+        for info in infos[max(left - num_steps // 4, 0) :]:
+            if info.acceptance is not None:
+                hopes = hopes + info.acceptance
         tally.add(infos, thin if store else size, x)
         sizes.append(size)
         if draws is not None:
@@ -268,7 +291,14 @@ def _run(
         log_prob = None if state.log_prob is None else state.log_prob[None]
     else:
         log_prob = torch.cat(log_probs) if log_probs else None
-    return Chains(draws, log_prob, tally.result(None if store else sizes), kernel, state)
+    climb, stalled = math.nan, 0
+    if late is not None and num_steps >= CLIMB_STEPS:
+        climb, stalled = (
+            float((state.log_prob - late).nanmedian()),
+            int((hopes < 0.01 * (num_steps // 4)).sum()),
+        )
+    told = tally.result(None if store else sizes)
+    return Chains(draws, log_prob, told, kernel, state, climb=climb, stalled=stalled)
 
 
 def _warn(chains: Chains, x0: Tensor, num_steps: int) -> None:
@@ -295,6 +325,19 @@ def _warn(chains: Chains, x0: Tensor, num_steps: int) -> None:
         message = (
             f"{name} ran off to |x| = {reach:.1e}: the energy seems unbounded below, so that exp(-E) "
             "has no integral; confine it, or take a smaller step"
+        )
+    # Settled chains of D coordinates wander by about sqrt(D) nats, the median of many by less.
+    elif chains.climb > 20 + 5 * x0[0].numel() ** 0.5:
+        message = (
+            f"{name} still climbs: the median chain gained {chains.climb:.0f} nats of log-density in "
+            "the last quarter of the run; the chains have not arrived yet (warm up longer), or the "
+            "energy is unbounded below and exp(-E) has no integral"
+        )
+    elif 2 * chains.stalled > count:
+        message = (
+            f"{name} accepted less than 1 % in the last quarter of the run in {chains.stalled} of "
+            f"{count} chains: the step is too large where they are, as it becomes on an energy that is "
+            "unbounded below; give a smaller step or a warm-up, or confine the energy"
         )
     if message is not None:
         warnings.warn(message, ChainWarning, stacklevel=3)

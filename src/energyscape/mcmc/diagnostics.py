@@ -68,8 +68,8 @@ def diagnostics(
         Of more than 256 coordinates, 256 evenly spread ones are looked at.
     acceptance, divergences : Tensor of shape (chains,), optional
     modes : Tensor of shape (K, ...), optional
-        Known modes: the verdict then says how many chains never left the one they started at, and
-        how many modes no chain saw.
+        Known modes: the verdict then says how many of them the chains that began there never left,
+        and how many no chain saw.
 
     Returns
     -------
@@ -181,14 +181,19 @@ def _verdict(
 
 
 def _mode_notes(draws: Tensor, modes: Tensor) -> list[str]:
-    """How many chains never left their mode, and how many modes none saw."""
+    """How many modes the chains that began there never left, and how many no chain saw."""
     flat = draws.detach().double().flatten(2)
-    nearest = torch.cdist(flat, modes.double().flatten(1).expand(len(flat), -1, -1)).argmin(2)
-    stuck = int((nearest == nearest[:1]).all(0).sum())
+    nearest = torch.cdist(flat, modes.to(flat).flatten(1).expand(len(flat), -1, -1)).argmin(2)
+    stayed = (nearest == nearest[:1]).all(0)
+    first = nearest[0]
+    kept = [k for k in first.unique().tolist() if bool(stayed[first == k].all())]
     unseen = len(modes) - int(nearest.unique().numel())
     notes = []
-    if stuck:
-        notes.append(f"{stuck} of {draws.shape[1]} chains never left one mode")
+    if kept and len(draws) > 1:
+        inside = sum(int((first == k).sum()) for k in kept)
+        notes.append(
+            f"{len(kept)} of {len(modes)} modes never left, by {inside} of {draws.shape[1]} chains"
+        )
     if unseen:
         notes.append(f"{unseen} of {len(modes)} modes never visited")
     return notes

@@ -125,10 +125,24 @@ def inside(x: Tensor, box: Box) -> Tensor:
 
 
 def reflect(x: Tensor, box: Box) -> Tensor:
-    """x folded back into the box at its walls, as often as it takes."""
+    """x folded back into the box at its walls, as often as it takes; a wall may be at infinity."""
     low, high = (torch.as_tensor(b, dtype=x.dtype, device=x.device) for b in box)
     width = high - low
-    return high - (torch.remainder(x - low, 2 * width) - width).abs()
+    folded = high - (torch.remainder(x - low, 2 * width) - width).abs()
+    below, above = low + (x - low).abs(), high - (high - x).abs()
+    one_wall = torch.where(low.isfinite(), below, torch.where(high.isfinite(), above, x))
+    return torch.where(width.isfinite(), folded, one_wall)
+
+
+def walls(own: Box | None, target: Target) -> Box | None:
+    """The kernel's box within the target's, where it has one."""
+    other: Box | None = getattr(target, "box", None)
+    if own is None or other is None:
+        return other if own is None else own
+    low, high = (torch.as_tensor(b) for b in other)
+    return torch.maximum(low, torch.as_tensor(own[0]).to(low)), torch.minimum(
+        high, torch.as_tensor(own[1]).to(high)
+    )
 
 
 def score_at(target: Target, x: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ from energyscape.mcmc.kernel import (
     score_at,
     start,
     sum_rows,
+    walls,
 )
 from energyscape.mcmc.metropolis import WalkNoise, draw_exponential
 from energyscape.targets import Target
@@ -62,7 +63,8 @@ class ULA:
     step_size : float or Tensor
         h, in squared units of x; one number, or one a chain.
     box : (low, high), optional
-        A point that leaves it is reflected at the wall.
+        A point that leaves it is reflected at the wall. A target with a `box` of its own (that of a
+        `BoxEnergy`) is walked within it.
     temperature : float
         1 samples the target; below 1 the kernel drifts towards an optimiser and its draws no longer
         follow the target.
@@ -128,8 +130,9 @@ class ULA:
         else:
             scale = math.sqrt(2.0 * self.temperature * h)
             moved = torch.add(torch.add(x, score, alpha=h), noise.eps, alpha=scale)
-        if self.box is not None:
-            moved = reflect(moved, self.box)
+        box = walls(self.box, target)
+        if box is not None:
+            moved = reflect(moved, box)
         return State(moved), Info()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -228,8 +229,8 @@ def simulated_annealing(
     >>> bool((x > 0).double().mean() > 0.5)
     True
     """
-    if not all(b > 0 for b in betas):
-        raise ValueError(f"inverse temperatures are positive, got {betas}")
+    if not betas or betas[0] <= 0 or any(a >= b for a, b in pairwise(betas)):
+        raise ValueError(f"inverse temperatures are positive and rise, got {betas}")
     kernels = [MALA(step_size / b) if kernel is None else kernel for b in betas]
     walked = anneal(x0, [Tempered(target, b) for b in betas], kernels, steps_per_level, rng=rng)
     last = walked.levels[-1].acceptance

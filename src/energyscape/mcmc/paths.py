@@ -56,6 +56,7 @@ class Tempered:
     def __init__(self, target: Target, beta: float | Tensor) -> None:
         self.target = target
         self.beta = beta
+        self.box = getattr(target, "box", None)
 
     def value(self, x: Tensor) -> Tensor | None:
         """beta log p, shape (chains,)."""
@@ -74,6 +75,7 @@ class GeometricPath:
 
     def __init__(self, base: Target, target: Target, beta: float) -> None:
         self.base, self.target, self.beta = base, target, beta
+        self.box = getattr(target, "box", None)
 
     def value(self, x: Tensor) -> Tensor | None:
         """The mixed log-density, shape (chains,); None where one end has none."""

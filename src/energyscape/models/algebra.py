@@ -61,6 +61,18 @@ class MixtureEnergy(Energy):
             )
         self.register_buffer("log_weights", (w / w.sum()).log())
 
+    @property
+    def box(self) -> tuple[Tensor, Tensor] | None:
+        """The smallest box around all of them, if each has one."""
+        boxes = [cast(Energy, e).box for e in self.energies]
+        low, high = None, None
+        for box in boxes:
+            if box is None:
+                return None
+            low = box[0] if low is None else torch.minimum(low, box[0])
+            high = box[1] if high is None else torch.maximum(high, box[1])
+        return None if low is None or high is None else (low, high)
+
     def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         """The mixture's energy, shape (batch,)."""
         parts = torch.stack([-energy(x, sigma) for energy in self.energies], dim=1)
@@ -70,15 +82,15 @@ class MixtureEnergy(Energy):
 class BoxEnergy(Energy):
     """An energy restricted to a box: +inf outside, so the density ends at its walls.
 
-    Kernels with an acceptance test reject a proposal outside. An unadjusted kernel must reflect at
-    `lower` and `upper`, because the score knows nothing of a wall; so does score matching, which
-    fails at hard edges.
+    Kernels with an acceptance test reject a proposal outside; unadjusted Langevin reads the walls off
+    the target and reflects at them. The score knows nothing of a wall: score matching fails at hard
+    edges.
 
     Parameters
     ----------
     energy : Energy
     lower, upper : float or Tensor
-        Broadcast against one row.
+        Broadcast against one row; either may be infinite.
 
     Examples
     --------
@@ -98,6 +110,17 @@ class BoxEnergy(Energy):
         self.register_buffer("lower", low)
         self.register_buffer("upper", high)
 
+    @property
+    def box(self) -> tuple[Tensor, Tensor]:
+        """The walls, within those of the energy."""
+        low, high = self.get_buffer("lower"), self.get_buffer("upper")
+        own = self.energy.box
+        return (
+            (low, high)
+            if own is None
+            else (torch.maximum(low, own[0]), torch.minimum(high, own[1]))
+        )
+
     def inside(self, x: Tensor) -> Tensor:
         """Which rows lie in the box, walls included; shape (batch,)."""
         low, high = self.get_buffer("lower").to(x), self.get_buffer("upper").to(x)
@@ -107,7 +130,8 @@ class BoxEnergy(Energy):
         """The energy inside, +inf outside, shape (batch,)."""
         low, high = self.get_buffer("lower").to(x), self.get_buffer("upper").to(x)
         # Evaluated at the nearest point of the box: an energy may be NaN outside its domain.
-        energy = self.energy(torch.minimum(torch.maximum(x, low), high), sigma)
+        # (A clamp, unlike minimum and maximum, passes the whole gradient on at the wall itself.)
+        energy = self.energy(x.clamp(low, high), sigma)
         return torch.where(self.inside(x), energy, math.inf)
 
 
@@ -166,6 +190,11 @@ class NormalisedEnergy(Energy):
         super().__init__()
         self.energy = energy
         self.log_z = nn.Parameter(torch.tensor(float(log_z)))
+
+    @property
+    def box(self) -> tuple[Tensor, Tensor] | None:
+        """That of the energy within."""
+        return self.energy.box
 
     def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         """``E + log_z``, shape (batch,)."""

@@ -65,6 +65,11 @@ class Energy(nn.Module, abc.ABC):
         """The score ``-grad_x E``, shape of x."""
         return self.energy_and_score(x, sigma, create_graph=create_graph)[1]
 
+    @property
+    def box(self) -> tuple[Tensor, Tensor] | None:
+        """Bounds outside which E is +inf, where unadjusted kernels reflect; None without."""
+        return None
+
     def at(self, sigma: float | None = None) -> Target:
         """The unnormalised log-density ``-E`` at one level as a target for Markov chains."""
         return _EnergyTarget(self, sigma)
@@ -77,11 +82,26 @@ class Energy(nn.Module, abc.ABC):
         """The product of the two densities, renormalised (a product of experts)."""
         return SumEnergy(self, other)
 
+    def __radd__(self, other: int) -> Energy:
+        """Lets ``sum(energies)`` begin at 0."""
+        return self if other == 0 else NotImplemented
+
     def __mul__(self, factor: float) -> ScaledEnergy:
         """The density at temperature 1/factor."""
-        return ScaledEnergy(self, factor)
+        return ScaledEnergy(self, factor) if isinstance(factor, int | float) else NotImplemented
 
     __rmul__ = __mul__
+
+    def __truediv__(self, temperature: float) -> ScaledEnergy:
+        """The density at this temperature."""
+        return self * (1 / temperature) if temperature else self * math.inf
+
+    def __neg__(self) -> Energy:
+        """Refused: minus an energy is one inside a finite box only (`NegatedEnergy`)."""
+        raise ValueError(
+            "minus an energy has no density over all of space, since exp(+E) grows where E does: "
+            "use NegatedEnergy(energy, lower, upper), which confines it to a box"
+        )
 
 
 class _EnergyTarget:
@@ -90,20 +110,24 @@ class _EnergyTarget:
     def __init__(self, energy: Energy, sigma: float | None) -> None:
         self.energy = energy
         self.sigma = sigma
+        self.box = energy.box
+
+    def _checked(self, energy: Tensor, x: Tensor) -> Tensor:
+        if energy.shape != x.shape[:1]:
+            raise ValueError(
+                f"an energy gives one value a row, shape ({len(x)},), got {tuple(energy.shape)}"
+            )
+        return energy
 
     def value(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            return cast(Tensor, -self.energy(x, self.sigma))
+            return -self._checked(self.energy(x, self.sigma), x)
 
     def value_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
         # Chains live here: a cotangent of -1 gives the score without summing and turning signs.
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            energy = self.energy(x, self.sigma)
-        if energy.shape != x.shape[:1]:
-            raise ValueError(
-                f"an energy gives one value a row, shape ({len(x)},), got {tuple(energy.shape)}"
-            )
+            energy = self._checked(self.energy(x, self.sigma), x)
         minus = torch.full_like(energy, -1.0)
         (score,) = torch.autograd.grad(energy, x, grad_outputs=minus)
         return -energy.detach(), score
@@ -179,6 +203,11 @@ class ConfinedEnergy(Energy):
         self.scale = scale
         self.register_buffer("centre", torch.as_tensor(centre, dtype=torch.float64))
 
+    @property
+    def box(self) -> tuple[Tensor, Tensor] | None:
+        """That of the energy within."""
+        return self.energy.box
+
     def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         """The tilted energy, shape (batch,)."""
         offset = (x - self.get_buffer("centre").to(x.dtype)) / self.scale
@@ -229,6 +258,17 @@ class SumEnergy(Energy):
             raise ValueError("a sum of energies needs at least one")
         self.energies = nn.ModuleList(energies)
 
+    @property
+    def box(self) -> tuple[Tensor, Tensor] | None:
+        """Where all of them are finite."""
+        boxes = [b for b in (cast(Energy, e).box for e in self.energies) if b is not None]
+        if not boxes:
+            return None
+        low, high = boxes[0]
+        for lower, upper in boxes[1:]:
+            low, high = torch.maximum(low, lower), torch.minimum(high, upper)
+        return low, high
+
     def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         """The sum, shape (batch,)."""
         total = self.energies[0](x, sigma)
@@ -255,6 +295,11 @@ class ScaledEnergy(Energy):
             )
         self.energy = energy
         self.factor = factor
+
+    @property
+    def box(self) -> tuple[Tensor, Tensor] | None:
+        """That of the energy within."""
+        return self.energy.box
 
     def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         """The scaled energy, shape (batch,)."""

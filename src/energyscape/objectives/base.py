@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from energyscape.models import Denoiser, Energy, EnergyDenoiser, Labelled
+from energyscape.models.energy import one_per_row
 
 __all__ = [
     "Aux",
@@ -23,6 +24,7 @@ __all__ = [
     "Objective",
     "Perturbed",
     "conditioned",
+    "energies_of",
     "model_score",
     "needs_double_backward",
     "require_smooth_energy",
@@ -43,6 +45,19 @@ _KINKED = (
     nn.Hardshrink,
     nn.Softshrink,
 )
+# The same as functions, by the names of their derivatives.
+_KINKED_OPERATIONS = {
+    "Relu": "relu",
+    "LeakyRelu": "leaky_relu",
+    "PreluKernel": "prelu",
+    "RreluWithNoise": "rrelu",
+    "Threshold": "threshold",
+    "Hardtanh": "hardtanh",
+    "Hardsigmoid": "hardsigmoid",
+    "Hardswish": "hardswish",
+    "Hardshrink": "hardshrink",
+    "Softshrink": "softshrink",
+}
 
 
 class LossOutput(NamedTuple):
@@ -231,19 +246,62 @@ def model_score(
     return score
 
 
-def require_smooth_energy(model: nn.Module) -> None:
+def energies_of(model: Energy, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
+    """E of each row, shape (batch,); an energy of another shape, a sum say, is refused.
+
+    Raises
+    ------
+    ValueError
+        If the energy gives anything but one value a row.
+    """
+    return one_per_row(model(x, sigma) if sigma is not None else model(x), x)
+
+
+def require_smooth_energy(
+    model: nn.Module, x: Tensor | None = None, sigma: float | None = None
+) -> None:
     """Refuse an energy with kinked activations, whose second derivative is zero almost everywhere.
+
+    Parameters
+    ----------
+    model : Module
+    x : Tensor of shape (batch, ...), optional
+        Rows on which an energy is tried: activations called as functions are found too.
+    sigma : float, optional
+        A level, for a noise-conditional energy.
 
     Raises
     ------
     ValueError
         Naming the activation. A field of x may have it: only its first derivative is used.
     """
+    found = kink(model, x, sigma)
+    if found:
+        raise ValueError(
+            f"score matching needs a smooth energy, but {found}, whose second derivative is zero "
+            "almost everywhere: use SiLU, Softplus or ELU"
+        )
+
+
+def kink(model: nn.Module, x: Tensor | None, sigma: float | None) -> str:
+    """Where an energy has a kinked activation, in words; empty where it has none."""
     if not any(isinstance(module, Energy) for module in model.modules()):
-        return
+        return ""
     for name, module in model.named_modules():
         if isinstance(module, _KINKED):
-            raise ValueError(
-                f"score matching needs a smooth energy, but {name!r} is a {type(module).__name__}, "
-                "whose second derivative is zero almost everywhere: use SiLU, Softplus or ELU"
-            )
+            return f"{name!r} is a {type(module).__name__}"
+    if x is None or not isinstance(model, Energy):
+        return ""
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        out = energies_of(model, x[:2].detach().requires_grad_(), sigma)
+    left, seen = [out.grad_fn], set()
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        operation = node.name().rstrip("0123456789").removesuffix("Backward")
+        if operation in _KINKED_OPERATIONS:
+            return f"it calls {_KINKED_OPERATIONS[operation]}"
+        left += [before for before, _ in node.next_functions]
+    return ""

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from energyscape.models import Energy
-from energyscape.objectives.base import Aux, LossOutput, conditioned
+from energyscape.objectives.base import Aux, LossOutput, conditioned, energies_of
 from energyscape.targets import Target
 
 __all__ = ["Base", "ChainsDiverged", "Contrastive", "ImprovedStep", "Sampler", "Start", "frozen"]
@@ -92,7 +92,7 @@ class ImprovedStep:
         score = energy.score(x, create_graph=torch.is_grad_enabled())
         moved = x + self.step_size * score + (2 * self.step_size) ** 0.5 * eps
         with frozen(energy, evaluating=False):
-            term = energy(moved)
+            term = energies_of(energy, moved)
         if self.entropy > 0 and len(x) > 1:
             flat = moved.flatten(1)
             distance = torch.cdist(flat.detach(), flat.detach())
@@ -273,7 +273,8 @@ class Contrastive:
         labels = None
         if label is not None and negative_label is not None:
             labels = torch.cat([label, negative_label])
-        high, low = conditioned(model, labels)(torch.cat([x, negative])).chunk(2)
+        both = cast(Energy, conditioned(model, labels))
+        high, low = energies_of(both, torch.cat([x, negative])).chunk(2)
         loss = high - low
         if self.regulariser > 0:
             loss = loss + self.regulariser * (high.square() + low.square())

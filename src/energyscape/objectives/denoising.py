@@ -28,6 +28,7 @@ with a constant that does not depend on the model (Vincent 2011): `DenoisingScor
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -36,7 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from energyscape.models import Denoiser, Energy, Preconditioning, per_row
-from energyscape.objectives.base import Aux, LossOutput, conditioned, model_score
+from energyscape.objectives.base import Aux, LossOutput, conditioned, kink, model_score
 
 __all__ = [
     "DenoisingLoss",
@@ -274,7 +275,21 @@ class DenoisingScoreMatching:
             )
 
     def init(self, model: nn.Module, x: Tensor, rng: torch.Generator) -> Aux:
-        """No state."""
+        """No state; warns of an energy with kinked activations.
+
+        Warns
+        -----
+        UserWarning
+            Such an energy trains, but its score is constant on each piece of space.
+        """
+        found = kink(model, x, self.sigma if self.conditional else None)
+        if found:
+            warnings.warn(
+                f"the score of this energy is piecewise constant, since {found}: it cannot follow a "
+                "smooth density; use SiLU, Softplus or ELU",
+                UserWarning,
+                stacklevel=2,
+            )
         return None
 
     def __call__(

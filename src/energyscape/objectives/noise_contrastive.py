@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from energyscape.densities import GaussianMixture
 from energyscape.models import Energy, per_row
-from energyscape.objectives.base import Aux, LossOutput, conditioned
+from energyscape.objectives.base import Aux, LossOutput, conditioned, energies_of
 
 __all__ = [
     "NoiseContrastive",
@@ -206,7 +206,7 @@ class NoiseContrastive:
         drawn = _draw(self.noise, self.nu * len(x), x, rng)
         points = torch.cat([x, drawn])
         labels = None if label is None else label.repeat(self.nu + 1)
-        log_odds = -_energy(conditioned(model, labels))(points)
+        log_odds = -energies_of(_energy(conditioned(model, labels)), points)
         log_odds = log_odds - _log_noise(self.noise, points) - math.log(self.nu)
         real, fake = log_odds[: len(x)], log_odds[len(x) :].reshape(self.nu, len(x))
         loss = F.softplus(-real) + F.softplus(fake).sum(0)
@@ -286,10 +286,8 @@ class RatioContrastive:
         points = torch.cat([near, far])
         labels = None if label is None else label.repeat(2)
         energy = _energy(conditioned(model, labels))
-        below = energy(points, low.repeat(2))
-        beyond = torch.where(
-            top.flatten().repeat(2), -_log_noise(self.noise, points), energy(points, high.repeat(2))
-        )
+        below, above = (energies_of(energy, points, side.repeat(2)) for side in (low, high))
+        beyond = torch.where(top.flatten().repeat(2), -_log_noise(self.noise, points), above)
         log_odds = beyond - below
         loss = count * (F.softplus(-log_odds[:n]) + F.softplus(log_odds[n:]))
         return LossOutput(loss, aux, {})

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import get_args
+from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ from energyscape.objectives.base import (
     Aux,
     LossOutput,
     conditioned,
+    energies_of,
     model_score,
     require_smooth_energy,
 )
@@ -135,7 +136,7 @@ class ExactScoreMatching:
 
     def init(self, model: nn.Module, x: Tensor, rng: torch.Generator) -> Aux:
         """No state; refuses an energy with kinked activations."""
-        require_smooth_energy(model)
+        require_smooth_energy(model, x, None if self.levels is None else 1.0)
         return None
 
     def __call__(
@@ -194,7 +195,7 @@ class SlicedScoreMatching:
 
     def init(self, model: nn.Module, x: Tensor, rng: torch.Generator) -> Aux:
         """No state; refuses an energy with kinked activations."""
-        require_smooth_energy(model)
+        require_smooth_energy(model, x, None if self.levels is None else 1.0)
         return None
 
     def __call__(
@@ -264,7 +265,7 @@ class FiniteDifferenceScoreMatching:
 
     def init(self, model: nn.Module, x: Tensor, rng: torch.Generator) -> Aux:
         """No state; refuses an energy with kinked activations."""
-        require_smooth_energy(model)
+        require_smooth_energy(model, x)
         return None
 
     def __call__(
@@ -286,7 +287,7 @@ class FiniteDifferenceScoreMatching:
         if isinstance(model, Energy):
             points = torch.cat([pairs, x])
             repeats = None if label is None else label.repeat(2 * self.probes + 1)
-            energy = conditioned(model, repeats)(points)
+            energy = energies_of(cast(Energy, conditioned(model, repeats)), points)
             ahead, behind = energy[: len(pairs)].reshape(2, self.probes, len(x))
             centre = energy[len(pairs) :]
             half_square = 0.5 * ((behind - ahead) / (2 * scale)).square().mean(0)
