@@ -36,6 +36,7 @@ __all__ = ["RunRecord", "fit_estimator"]
 _KEPT_ROWS = 1000
 _CALIBRATION_ROWS = 20_000
 _CALIBRATION_PICTURES = 1000  # each costs two dozen evaluations of a large network
+_VALIDATION_ROWS, _VALIDATION_PICTURES = 2048, 512
 _SMALL_PICTURE = 100
 
 
@@ -253,7 +254,14 @@ def _held_out(
 ) -> Rows | None:
     if len(split.validation) == 0:
         return None
-    return _rows(dataset, split.validation[:2048], codec, config, seed + 1, codes)
+    most = _VALIDATION_PICTURES if _is_large(codec) else _VALIDATION_ROWS
+    return _rows(dataset, split.validation[:most], codec, config, seed + 1, codes)
+
+
+def _is_large(codec: Any) -> bool:
+    """Whether rows are pictures that cost a large network milliseconds each."""
+    shape = codec.event_shape
+    return len(shape) == 3 and math.prod(shape[1:]) >= _SMALL_PICTURE
 
 
 def _calibrate(
@@ -263,9 +271,8 @@ def _calibrate(
     progress: Callable[[Progress], None] | None,
 ) -> None:
     """Anomaly scores of rows that trained nothing, and some of those rows, encoded."""
-    shape = estimator.codec_.event_shape
-    is_large = len(shape) == 3 and math.prod(shape[1:]) >= _SMALL_PICTURE
-    rows = split.calibration[: _CALIBRATION_PICTURES if is_large else _CALIBRATION_ROWS]
+    most = _CALIBRATION_PICTURES if _is_large(estimator.codec_) else _CALIBRATION_ROWS
+    rows = split.calibration[:most]
     estimator.info_["rows"]["calibration"] = len(rows)
     scores = np.empty(0)
     kept: Tensor = torch.empty(0, *estimator.codec_.event_shape)
