@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import typer
 
-from energyscape.cli import failures
+from energyscape.cli import ending
 from energyscape.cli.console import Bar
-from energyscape.cli.failures import BadInput, State, main
+from energyscape.cli.ending import main
+from energyscape.cli.failures import BadInput, State
 from energyscape.cli.options import refuse_existing, to_pairs, to_seconds, to_size
 
 
@@ -68,7 +69,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException, module: str) 
     broken = typer.Typer()
     broken.callback()(lambda: None)
     broken.command("models")(scope["run"])
-    monkeypatch.setattr("energyscape.cli.app.app", broken)
+    monkeypatch.setattr("energyscape.cli.ending.app", broken)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_foreseen_failures_are_one_line(  # type: ignore[no-untyped-def]
 def test_unforeseen_failures_leave_their_traceback_in_a_file(  # type: ignore[no-untyped-def]
     monkeypatch, capsys, tmp_path, error
 ) -> None:
-    monkeypatch.setattr(failures.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(ending.tempfile, "tempdir", str(tmp_path))
     failing(monkeypatch, error, "elsewhere")
     assert main(["models"]) == 1
     err = capsys.readouterr().err

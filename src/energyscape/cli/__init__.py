@@ -6,6 +6,6 @@ imported by the verbs that need them, when they run.
 
 from __future__ import annotations
 
-from energyscape.cli.failures import main
+from energyscape.cli.ending import main
 
 __all__ = ["main"]

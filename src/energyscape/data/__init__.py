@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from energyscape.data.builtin import BUILTIN, built_in
-    from energyscape.data.codecs import Codec, Encoded, codec_from_state, fit_codec
+    from energyscape.data.codecs import Codec, Encoded
     from energyscape.data.errors import DataError
     from energyscape.data.frames import conform, is_frame, like, to_polars
     from energyscape.data.inference import infer_schema, schema_from_array
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from energyscape.data.schema import Column, Schema
     from energyscape.data.source import Dataset, as_dataset, load
     from energyscape.data.splits import Split, split_rows
+    from energyscape.data.suited import codec_from_state, fit_codec
     from energyscape.data.table_codec import TableCodec
     from energyscape.data.tables import read_table, write_table
 
@@ -37,10 +38,10 @@ _HOME = {
     "TableCodec": "table_codec",
     "as_dataset": "source",
     "built_in": "builtin",
-    "codec_from_state": "codecs",
+    "codec_from_state": "suited",
     "conform": "frames",
     "detect_levels": "picture_codec",
-    "fit_codec": "codecs",
+    "fit_codec": "suited",
     "infer_schema": "inference",
     "is_frame": "frames",
     "like": "frames",

@@ -20,9 +20,7 @@ from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 
-from energyscape.data.errors import DataError
-
-__all__ = ["Codec", "Encoded", "codec_from_state", "fit_codec"]
+__all__ = ["Codec", "Encoded"]
 
 
 class Encoded(NamedTuple):
@@ -65,44 +63,3 @@ class Codec(Protocol):
     def from_state(cls, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> Self:
         """The codec again."""
         ...
-
-
-def fit_codec(dataset: Any, rows: np.ndarray | None = None) -> Codec:
-    """The codec that fits a :class:`Dataset`, with scales measured on ``rows`` (all when None).
-
-    Examples
-    --------
-    >>> from energyscape.data import load
-    >>> fit_codec(load("digits")).event_shape
-    (1, 8, 8)
-    """
-    from energyscape.data.picture_codec import (
-        FEW_LEVELS,
-        PictureCodec,
-        detect_levels,
-        frequency_edges,
-    )
-    from energyscape.data.table_codec import TableCodec
-
-    data = dataset.data
-    part = data if rows is None else data[rows]
-    if dataset.kind == "pictures":
-        levels = detect_levels(data)
-        if levels > FEW_LEVELS:
-            return PictureCodec(data.shape[1:], levels).fit(part)
-        edges = frequency_edges(part, levels)
-        return PictureCodec(data.shape[1:], levels, 0.5, edges).fit(part)
-    return TableCodec(dataset.schema).fit(part)
-
-
-def codec_from_state(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> Codec:
-    """The codec of any kind that :meth:`Codec.state` described; DataError when it is none."""
-    from energyscape.data.picture_codec import PictureCodec
-    from energyscape.data.table_codec import TableCodec
-
-    kind = meta.get("codec")
-    if kind == "table":
-        return TableCodec.from_state(arrays, meta)
-    if kind == "pictures":
-        return PictureCodec.from_state(arrays, meta)
-    raise DataError(f"unknown codec {kind!r}; known are 'table' and 'pictures'")
