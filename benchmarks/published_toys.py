@@ -61,7 +61,7 @@ def denoising_gap(networks: int = 6, draws: int = 400_000, sigma: float = 1.0) -
     p = published_mixture()
     rng = generator(0)
     x = p.sample(draws, rng).float()
-    gaps, fishers = [], []
+    gaps, errors, fishers = [], [], []
     for seed in range(networks):
         model = score_field(2, seed)
         with torch.no_grad():
@@ -69,14 +69,22 @@ def denoising_gap(networks: int = 6, draws: int = 400_000, sigma: float = 1.0) -
             model.network.layers[-1].weight.mul_(4.0**seed)
         noise = generator(1)
         with torch.no_grad():
-            loss = float(DenoisingScoreMatching(sigma)(model, x, None, noise).loss.double().mean())
+            loss = DenoisingScoreMatching(sigma)(model, x, None, noise).loss.double()
             eps = torch.randn(x.shape, generator=generator(1))
             noisy = x + sigma * eps
-            fisher = 0.5 * (model(noisy).double() - p.score(noisy, sigma)).square().sum(1).mean()
-        gaps.append(loss - float(fisher))
-        fishers.append(float(fisher))
+            fisher = 0.5 * (model(noisy).double() - p.score(noisy, sigma)).square().sum(1)
+        # Row by row, by the same draws: what is left to chance is s'(eps/sigma + grad log p_sigma).
+        gap = loss - fisher
+        gaps.append(float(gap.mean()))
+        errors.append(float(gap.std()) / draws**0.5)
+        fishers.append(float(fisher.mean()))
     expected = 0.5 * (2 / sigma**2 - _squared_score(p, sigma))
-    return {"fisher": fishers, "gap": gaps, "gap in expectation": expected}
+    return {
+        "fisher": fishers,
+        "gap": gaps,
+        "standard error of the gap": errors,
+        "gap in expectation": expected,
+    }
 
 
 def _squared_score(p: GaussianMixture, sigma: float) -> float:

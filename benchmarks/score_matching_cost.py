@@ -5,7 +5,8 @@ A step is loss and backward; no optimizer. One thread, processor time, the faste
 repeats, so that other programs on the machine weigh on no method; the speeds are ratios. Memory is the
 growth of the resident size up to the backward pass, in a fresh process. The peer, torchebm's
 `SlicedScoreMatching`, takes an energy: it and ours run on the same energy network in the same repeats
-where it can be imported, and it is said to be missing where not.
+where it can be imported, and it is said to be missing where not. `exact-forward` is the exact loss
+with its trace by forward mode, which the library does not offer, as it is nowhere faster.
 
     python benchmarks/score_matching_cost.py [--width 128] [--repeats 15] [--out FILE]
 """
@@ -51,6 +52,24 @@ def make(dim: int, width: int, batch: int) -> tuple[ScoreField, Tensor]:
     torch.manual_seed(0)
     rng = torch.Generator().manual_seed(0)
     return ScoreField(MLP((dim,), width=width)), torch.randn(batch, dim, generator=rng)
+
+
+def forward_over_reverse(model: ScoreField, x: Tensor) -> Tensor:
+    """The exact loss with its trace by D Jacobian-vector products, forward mode, in one batch."""
+    eye = torch.eye(x.shape[1], dtype=x.dtype)
+
+    def along(e: Tensor) -> tuple[Tensor, Tensor]:
+        score, product = torch.func.jvp(model, (x,), (e.expand_as(x),))
+        return score, (product * e).sum(1)
+
+    score, parts = torch.func.vmap(along, out_dims=(None, 0))(eye)
+    return 0.5 * score.square().sum(1) + parts.sum(0)
+
+
+def forward_step(model: ScoreField, x: Tensor) -> None:
+    """Loss and backward of the form by forward mode."""
+    model.zero_grad()
+    forward_over_reverse(model, x).mean().backward()
 
 
 def step(objective: Objective, model: nn.Module, x: Tensor, rng: torch.Generator) -> None:
@@ -142,12 +161,17 @@ def main() -> None:
             name: lambda o=objective, m=model, z=x: step(o, m, z, rng)
             for name, objective in METHODS.items()
         }
+        steps["exact-forward"] = lambda m=model, z=x: forward_step(m, z)
         steps |= energy_steps(dim, args.width, x, rng)
         times = measure(steps, args.repeats)
         memory = {n: round(held_memory(n, dim, args.width, args.batch), 1) for n in METHODS}
         row = {"dim": dim, "ms": {k: round(v, 3) for k, v in times.items()}, "held_mb": memory}
         row["exact_over_sliced"] = round(times["exact"] / times["sliced-1"], 1)
         row["sliced_over_denoising"] = round(times["sliced-1"] / times["denoising"], 2)
+        row["forward_over_vjp"] = round(times["exact-forward"] / times["exact"], 2)
+        for probes in (1, 5) if "torchebm-1" in times else ():
+            pair = times[f"torchebm-{probes}"], times[f"energy-{probes}"]
+            row[f"torchebm_over_ours_{probes}"] = round(pair[0] / pair[1], 2)
         table.append(row)
         print(json.dumps(row), flush=True)
     peer = "torchebm-1" in steps

@@ -98,7 +98,7 @@ def test_a_field_has_nothing_to_compare(cli, pair, tmp_path) -> None:  # type: i
     """A free score field has no log-density; the line names the alternatives."""
     first, _, data = pair
     train = data.with_name("train.npy")
-    field = fit(train, tmp_path / "field", "score", "face=field", "max_steps=5")
+    field = fit(train, tmp_path / "field", "score", "network=field", "max_steps=5")
     ended = cli("compare", first, field, data)
     assert ended.code == 2
     assert "no log-density" in ended.err

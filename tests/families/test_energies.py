@@ -121,12 +121,14 @@ def test_every_sampler_trains_and_samples(sampler):
     assert model.sample(5, steps=8, sampler=sampler).shape == (5, 2)
 
 
-@pytest.mark.parametrize("face", choices(ScoreModel, "face"))
+@pytest.mark.parametrize("face", choices(ScoreModel, "network"))
 @pytest.mark.parametrize("objective", choices(ScoreModel, "objective"))
 def test_every_objective_of_score_trains_both_faces(objective, face):
     """The score at the data's edge points inwards, for an energy and for a field."""
     settings = QUICK | {"max_steps": 60, "learning_rate": 0.02, "width": 16}
-    model = ScoreModel(objective=objective, face=face, normalise=False, noise_level=0.3, **settings)
+    model = ScoreModel(
+        objective=objective, network=face, normalise=False, noise_level=0.3, **settings
+    )
     model.fit(gaussian(300))
     mean = model.encode(gaussian(300)).mean(0)
     # Along the long axis of the data, two deviations out.
@@ -138,7 +140,7 @@ def test_every_objective_of_score_trains_both_faces(objective, face):
 def test_a_field_has_no_log_density():
     """The error names what to do; samples and anomaly scores work, also after loading."""
     X = gaussian(300)
-    model = ScoreModel(face="field", **QUICK | {"max_steps": 80, "learning_rate": 0.02}).fit(X)
+    model = ScoreModel(network="field", **QUICK | {"max_steps": 80, "learning_rate": 0.02}).fit(X)
     with pytest.raises(NoLogDensityError, match=r"no log-density.*ebm.*edm"):
         model.score_samples(X)
     with pytest.raises(ValueError, match=r"'mala'.*ula"):

@@ -55,7 +55,7 @@ class ScoreModel(EnergyEstimator):
     >>> X = np.random.default_rng(0).normal(size=(200, 2))
     >>> ScoreModel(max_steps=5, random_state=0).fit(X).sample(3, steps=10).shape
     (3, 2)
-    >>> ScoreModel(face="field", max_steps=5, random_state=0).fit(X).score_samples(X)
+    >>> ScoreModel(network="field", max_steps=5, random_state=0).fit(X).score_samples(X)
     Traceback (most recent call last):
         ...
     energyscape.families.base.NoLogDensityError: a score field has no log-density: ...
@@ -74,16 +74,16 @@ class ScoreModel(EnergyEstimator):
             Literal["sliced", "sliced-plain", "exact", "denoising", "finite-difference"],
             Field(description="which form of score matching"),
         ] = "sliced",
-        face: Annotated[
+        network: Annotated[
             Literal["energy", "field"],
             Field(description="what the network gives: an energy, or a score without one"),
         ] = "energy",
+        architecture: s.Network = "auto",
         noise_level: Annotated[
             float, Field(ge=0, description="noise added to rows, in units of the data scale")
         ] = 0.05,
         probes: Annotated[int, Field(ge=1, description="random directions per row")] = 1,
         normalise: s.Normalise = True,
-        network: s.Network = "auto",
         width: s.Width = None,
         blocks: s.Blocks = None,
         validation_fraction: s.ValidationFraction = 0.1,
@@ -100,7 +100,8 @@ class ScoreModel(EnergyEstimator):
 
     def _build(self, facts: Mapping[str, Any]) -> nn.Module:
         settings, shape = self.get_params(), facts["event_shape"]
-        if settings["face"] == "field":
+        face, settings["network"] = settings["network"], settings["architecture"]
+        if face == "field":
             return ScoreField(score_network(settings, shape))
         return self._confined(energy_network(settings, shape), facts)
 
@@ -146,7 +147,7 @@ class ScoreModel(EnergyEstimator):
         if sampler not in (None, "ula"):
             raise ValueError(
                 f"sampler {sampler!r} tests its moves by an energy, and a score field has none: "
-                "sample it by ula, or fit face='energy'"
+                "sample it by ula, or fit network='energy'"
             )
         count = steps or self.default_steps
         field, scale = cast(ScoreField, self.model_), self.facts_["scale"]
@@ -168,7 +169,7 @@ class ScoreModel(EnergyEstimator):
     def _log_density(self, x: Tensor) -> Values:
         if self._is_field:
             raise NoLogDensityError(
-                "a score field has no log-density: fit face='energy' for one, or the family ebm or "
+                "a score field has no log-density: fit network='energy' for one, or the family ebm or "
                 "edm"
             )
         return super()._log_density(x)

@@ -98,7 +98,7 @@ def crossing(
     each = max(1, steps // len(walk.levels))
     annealed = annealed_langevin(
         walk.at, walk.levels, x0, rng=rng, steps_per_level=each, step_size=walk.annealed_step,
-        denoise=False,
+        adjusted=False, denoise=False,
     ).x  # fmt: skip
     exact = p.sample(chains, rng)
     truth = _weights(p, p.sample(50_000, rng))

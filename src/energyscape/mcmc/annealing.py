@@ -17,30 +17,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
-from scipy.optimize import brentq, minimize_scalar
-from scipy.special import ndtr
 from torch import Tensor
 
 from energyscape.mcmc.chains import block_steps, split_noise
 from energyscape.mcmc.compilation import plain_block
-from energyscape.mcmc.kernel import Info, Kernel, State, check_chains, score_at, value_at
-from energyscape.mcmc.langevin import ULA
+from energyscape.mcmc.kernel import Info, Kernel, check_chains, score_at, value_at
+from energyscape.mcmc.ladders import ncsnv2_step_size
+from energyscape.mcmc.langevin import MALA, ULA
+from energyscape.mcmc.pinned import Pinned
 from energyscape.targets import Target
 
-__all__ = [
-    "Annealed",
-    "LevelInfo",
-    "anneal",
-    "annealed_langevin",
-    "largest_pairwise_distance",
-    "ncsnv2_ratio",
-    "ncsnv2_step_size",
-]
+__all__ = ["Annealed", "LevelInfo", "anneal", "annealed_langevin"]
 
 
 class LevelInfo(NamedTuple):
@@ -214,26 +205,6 @@ def walk(
     return state, Info(None if acceptance is None else acceptance / num_steps, None, diverged)
 
 
-@dataclass(frozen=True, eq=False)
-class _Pinned:
-    """A kernel whose known coordinates are put back after every step (in-painting)."""
-
-    kernel: Kernel
-    mask: Tensor
-    values: Tensor
-
-    def init(self, x: Tensor, target: Target) -> State:
-        state: State = self.kernel.init(torch.where(self.mask, self.values, x), target)
-        return state
-
-    def draw(self, num_steps: int, like: Tensor, rng: torch.Generator) -> Any:
-        return self.kernel.draw(num_steps, like, rng)
-
-    def step(self, state: State, target: Target, noise: Any) -> tuple[State, Info]:
-        moved, info = self.kernel.step(state, target, noise)
-        return State(torch.where(self.mask, self.values, moved.x)), info
-
-
 def annealed_langevin(
     at: Callable[[float], Target],
     levels: Sequence[float] | Tensor,
@@ -243,6 +214,7 @@ def annealed_langevin(
     steps_per_level: int = 100,
     step_size: float | None = None,
     temperature: float = 1.0,
+    adjusted: bool | None = None,
     denoise: bool = True,
     known: tuple[Tensor, Tensor] | None = None,
     box: tuple[float | Tensor, float | Tensor] | None = None,
@@ -253,7 +225,8 @@ def annealed_langevin(
     Parameters
     ----------
     at : callable
-        ``at(sigma)`` is the target at one level; a score is enough.
+        ``at(sigma)`` is the target at one level; a score is enough. The method `at` of any denoiser,
+        noise-conditional energy or score field.
     levels : sequence of float
         sigma_1 > ... > sigma_L > 0, in data units.
     x0 : Tensor of shape (chains, ...)
@@ -264,6 +237,9 @@ def annealed_langevin(
         eps of ``h_i = eps sigma_i^2 / sigma_L^2``, in squared data units; by default the rule of
         `ncsnv2_step_size`.
     temperature : float
+    adjusted : bool, optional
+        Test each step (MALA), which leaves every level without bias; by default where the target has
+        a log-density, as an energy does, and the temperature is 1.
     denoise : bool
         End with ``x + sigma_L^2 score(x, sigma_L)``.
     known : (mask, values), optional
@@ -271,7 +247,7 @@ def annealed_langevin(
         each level, and exact at the end. The conditional law is met as the steps per level grow; with
         few, the last levels are too short-sighted to mend what the first ones left.
     box : (low, high), optional
-        Reflect at its walls.
+        Reflect at its walls; tested steps are rejected there.
     on_level : callable, optional
         Called as ``on_level(i, x)`` after each level.
 
@@ -282,7 +258,7 @@ def annealed_langevin(
     Raises
     ------
     ValueError
-        For levels that do not fall, or settings out of range.
+        For levels that do not fall, settings out of range, or a test asked for without a log-density.
 
     References
     ----------
@@ -311,13 +287,20 @@ def annealed_langevin(
         raise ValueError(f"steps_per_level must be at least 1, got {steps_per_level}")
     if step_size is None:
         step_size = ncsnv2_step_size(sigmas, steps_per_level)
+    if adjusted is None:
+        adjusted = temperature == 1 and at(sigmas[0]).value(x0[:1]) is not None
+    if adjusted and temperature != 1:
+        raise ValueError(
+            f"tested steps sample at temperature 1, got {temperature}: divide the energy by it instead"
+        )
     kernels: list[Kernel] = []
     for sigma in sigmas:
-        kernel: Kernel = ULA(step_size * (sigma / sigmas[-1]) ** 2, box, temperature)
+        h = step_size * (sigma / sigmas[-1]) ** 2
+        kernel: Kernel = MALA(h, box) if adjusted else ULA(h, box, temperature)
         if known is not None:
             mask, values = (part.to(x0.device) for part in known)
             z = torch.randn(x0.shape, generator=rng, dtype=x0.dtype, device=x0.device)
-            kernel = _Pinned(kernel, mask, values.to(x0.dtype) + sigma * z)
+            kernel = Pinned(kernel, mask, values.to(x0.dtype) + sigma * z)
         kernels.append(kernel)
     result = anneal(
         x0, [at(s) for s in sigmas], kernels, steps_per_level, rng=rng, on_level=on_level
@@ -328,109 +311,3 @@ def annealed_langevin(
     if known is not None:
         x = torch.where(known[0].to(x.device), known[1].to(x.device, x.dtype), x)
     return Annealed(x, None, result.levels)
-
-
-def ncsnv2_ratio(dim: int, overlap: float = 0.5) -> float:
-    """The ratio gamma of neighbouring levels at which their typical shells overlap.
-
-    Solves ``Phi(s (g-1) + 3g) - Phi(s (g-1) - 3g) = overlap`` with ``s = sqrt(2 dim)``.
-
-    References
-    ----------
-    Song and Ermon, 2006.09011 technique 2.
-
-    Examples
-    --------
-    >>> round(ncsnv2_ratio(3072), 3)
-    1.04
-    """
-    if dim < 1 or not 0 < overlap < 0.99:
-        raise ValueError(f"dim must be at least 1 and 0 < overlap < 0.99, got {dim}, {overlap}")
-    s = math.sqrt(2 * dim)
-
-    def gap(g: float) -> float:
-        return float(ndtr(s * (g - 1) + 3 * g) - ndtr(s * (g - 1) - 3 * g)) - overlap
-
-    top = 2.0
-    while gap(top) > 0:
-        top *= 2
-        if top > 1e6:
-            raise ValueError(
-                f"in {dim} dimension(s) shells overlap by more than {overlap} at any ratio: choose "
-                "the number of levels yourself"
-            )
-    return float(brentq(gap, 1.0, top, xtol=1e-12))
-
-
-def ncsnv2_step_size(levels: Sequence[float] | Tensor, steps_per_level: int) -> float:
-    """The step eps that carries the variance best from each level to the next.
-
-    After T steps at a level entered with the variance of the one before, the variance over that of
-    the level is, with ``e = eps / sigma_L^2``, ``a = (1-e)^(2T)`` and gamma the ratio of levels, ::
-
-        a gamma^2 + (1 - a) 2 / (2 - e),
-
-    a mean of two numbers above 1: the eps returned brings it closest to 1. For update
-    ``x + h s + sqrt(2 h) z`` with ``h_i = eps sigma_i^2 / sigma_L^2``.
-
-    Parameters
-    ----------
-    levels : sequence of float
-        Falling, in data units.
-    steps_per_level : int
-        T.
-
-    References
-    ----------
-    Song and Ermon, 2006.09011 technique 4 and equation 7.
-
-    Examples
-    --------
-    The published setting for CIFAR-10 is 6.2e-6.
-
-    >>> import torch
-    >>> levels = torch.logspace(1.69897, -2, 232, dtype=torch.float64)
-    >>> print(f"{ncsnv2_step_size(levels, 5):.1e}")
-    6.2e-06
-    """
-    sigmas = [float(s) for s in levels]
-    if len(sigmas) == 1:
-        return 0.1 * sigmas[0] ** 2
-    if steps_per_level < 1 or not sigmas[0] > sigmas[-1] > 0:
-        raise ValueError("levels must fall and steps_per_level be at least 1")
-    gamma = (sigmas[0] / sigmas[-1]) ** (1 / (len(sigmas) - 1))
-
-    def ratio(log_e: float) -> float:
-        e = math.exp(log_e)
-        a = (1 - e) ** (2 * steps_per_level)
-        return a * gamma**2 + (1 - a) * 2 / (2 - e)
-
-    grid = [math.log(1e-6) * (1 - i / 400) for i in range(1, 400)]
-    best = min(range(len(grid)), key=lambda i: ratio(grid[i]))
-    bounds = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
-    found = minimize_scalar(ratio, bounds=bounds, method="bounded", options={"xatol": 1e-10})
-    return math.exp(float(found.x)) * sigmas[-1] ** 2
-
-
-def largest_pairwise_distance(x: Tensor) -> float:
-    """The largest Euclidean distance between two rows: the first noise level.
-
-    Parameters
-    ----------
-    x : Tensor of shape (n, ...)
-        The cost grows with n squared; some thousand rows of the data are enough.
-
-    References
-    ----------
-    Song and Ermon, 2006.09011 technique 1.
-
-    Examples
-    --------
-    >>> import torch
-    >>> largest_pairwise_distance(torch.tensor([[0.0, 0.0], [3.0, 4.0], [1.0, 1.0]]))
-    5.0
-    """
-    if x.ndim < 2 or x.shape[0] < 2:
-        raise ValueError(f"a distance takes two rows or more, got shape {tuple(x.shape)}")
-    flat = x.detach().flatten(1)
-    return max(float(torch.cdist(block, flat).max()) for block in flat.split(1024))
