@@ -21,13 +21,19 @@ from torch import Tensor
 
 __all__ = ["ProbeLaw", "divergence", "draw_probes", "unit_probes", "value_and_grad", "vjp"]
 
+_SHIFTS = torch.arange(8, dtype=torch.uint8)
+
 ProbeLaw = Literal["rademacher", "gaussian", "sphere"]
 
 
 def value_and_grad(
-    function: Callable[[Tensor], Tensor], x: Tensor, *, create_graph: bool = False
+    function: Callable[[Tensor], Tensor],
+    x: Tensor,
+    *,
+    create_graph: bool = False,
+    factor: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """A per-row function and its gradient.
+    """A per-row function and its gradient, times a factor.
 
     Parameters
     ----------
@@ -36,6 +42,8 @@ def value_and_grad(
     x : Tensor of shape (batch, ...)
     create_graph : bool
         Keep the graph so that the gradient can itself be differentiated (training losses only).
+    factor : float
+        On the gradient, free of cost: -1 makes an energy's gradient its score.
 
     Returns
     -------
@@ -62,7 +70,8 @@ def value_and_grad(
                 f"expected one value a row, shape {tuple(x.shape[:1])}, got {tuple(value.shape)}: "
                 "sum over all but the first dimension, and never over the batch"
             )
-        (grad,) = torch.autograd.grad(value.sum(), x, create_graph=create_graph)
+        cotangent = torch.full_like(value, factor, requires_grad=False)
+        (grad,) = torch.autograd.grad(value, x, cotangent, create_graph=create_graph)
     return (value, grad) if create_graph else (value.detach(), grad)
 
 
@@ -110,8 +119,11 @@ def draw_probes(
         raise ValueError(f"num_probes must be at least 1, got {num_probes}")
     shape = (num_probes, *like.shape)
     if law == "rademacher":
-        bits = torch.randint(0, 2, shape, generator=rng, device=like.device)
-        return bits.to(like.dtype).mul_(2).sub_(1)
+        # Eight signs a random byte: drawing them one by one would cost as much as a small network.
+        count = math.prod(shape)
+        byte = torch.empty(-(-count // 8), 1, dtype=torch.uint8, device=like.device)
+        bits = (byte.random_(0, 256, generator=rng) >> _SHIFTS.to(like.device)) & 1
+        return bits.flatten()[:count].reshape(shape).to(like.dtype).mul_(2).sub_(1)
     v = torch.randn(shape, generator=rng, dtype=like.dtype, device=like.device)
     if law == "sphere":
         flat = v.reshape(num_probes, like.shape[0], -1)

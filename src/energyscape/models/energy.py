@@ -56,8 +56,7 @@ class Energy(nn.Module, abc.ABC):
 
         `create_graph` keeps the graph for losses that differentiate the score; samplers leave it off.
         """
-        energy, grad = value_and_grad(lambda z: self(z, sigma), x, create_graph=create_graph)
-        return energy, -grad
+        return value_and_grad(lambda z: self(z, sigma), x, create_graph=create_graph, factor=-1.0)
 
     def score(
         self, x: Tensor, sigma: float | Tensor | None = None, *, create_graph: bool = False

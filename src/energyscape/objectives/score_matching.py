@@ -66,23 +66,20 @@ def _blurred(
 
 
 def _products(score: Tensor, x: Tensor, v: Tensor, create_graph: bool) -> Tensor:
-    """``v' ds/dx`` for all probes of one forward pass, shape of v: (P, batch, ...)."""
+    """``v' ds/dx``, shape of v: that of x, or (P, batch, ...) for P probes of one forward pass."""
     if not score.requires_grad:
         return torch.zeros_like(v)
-    batched = len(v) > 1
     (product,) = torch.autograd.grad(
         score,
         x,
-        grad_outputs=v if batched else v[0],
+        grad_outputs=v,
         create_graph=create_graph,
         retain_graph=True,
         allow_unused=True,
-        is_grads_batched=batched,
+        is_grads_batched=v.ndim > x.ndim,
     )
     # A score that does not depend on x, such as that of a linear energy, has no Jacobian at all.
-    if product is None:
-        return torch.zeros_like(v)
-    return product if batched else product[None]
+    return torch.zeros_like(v) if product is None else product
 
 
 def _trace(score: Tensor, x: Tensor, create_graph: bool) -> Tensor:
@@ -214,12 +211,17 @@ class SlicedScoreMatching:
         with torch.enable_grad():
             x = x.requires_grad_()
             score = model_score(conditioned(model, label), x, sigma, create_graph=True)
+            one = self.probes == 1
+            v = v[0] if one else v
             product = _products(score, x, v.to(score.dtype), training)
-            trace = (product * v).flatten(2).sum(2).mean(0)
+            rest = tuple(range(v.ndim - x.ndim + 1, v.ndim))
+            trace = (product * v).sum(rest)
             if self.variance_reduced:
-                half_square = 0.5 * score.square().flatten(1).sum(1)
+                half_square = 0.5 * score.square().sum(tuple(range(1, x.ndim)))
             else:
-                half_square = 0.5 * (score * v).flatten(2).sum(2).square().mean(0)
+                half_square = 0.5 * (score * v).sum(rest).square()
+                half_square = half_square if one else half_square.mean(0)
+            trace = trace if one else trace.mean(0)
             return _finish(half_square, trace, sigma, aux, training)
 
 
