@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ import torch
 
 from energyscape.densities import GaussianMixture
 from energyscape.families import DDPM, EBM, EDM
-from energyscape.report import build, plane
+from energyscape.models import FunctionEnergy, MixtureOfGaussians
+from energyscape.report import build, chains, plane
 from energyscape.report.page import render
-from energyscape.report.subject import affordable, columns_of, look_at
+from energyscape.report.subject import Subject, affordable, columns_of, look_at
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 SMALL: dict[str, Any] = {"max_steps": 6, "width": 16, "blocks": 1, "random_state": 0}
@@ -100,11 +102,84 @@ def test_each_face_shows_what_it_has(pages: dict[str, str]) -> None:
     for text in pages.values():
         assert both <= set(sections_of(text))
     assert "Levels of noise" in sections_of(pages["table"])
-    assert "The landscape" not in sections_of(pages["table"])
+    assert "principal directions" in pages["table"]
+    assert "principal directions" not in pages["plane"]
     assert "From noise to pictures" in pages["pictures"]
     assert {"The landscape", "Levels of noise"} <= set(sections_of(pages["plane"]))
-    assert {"The landscape", "Energies and chains"} <= set(sections_of(pages["energy"]))
+    wanted = {"The landscape", "Energies and chains", "Chains and modes"}
+    assert wanted <= set(sections_of(pages["energy"]))
+    assert "Chains and modes" not in sections_of(pages["plane"])
+    for watched in ("Norm of the gradient", "Gap, data less chains", "Acceptance of the chains"):
+        assert watched in pages["energy"]
+    assert "Norm of the gradient" in pages["table"]
     assert "Levels of noise" not in sections_of(pages["energy"])
+
+
+def well(rows: int = 300) -> tuple[Subject, GaussianMixture]:
+    """A subject whose model is a known mixture of two Gaussians in four dimensions."""
+    means = torch.tensor([[-3.0, 0.0, 0.0, 0.0], [3.0, 0.0, 1.0, 0.0]])
+    p = GaussianMixture.isotropic(means, 0.5, [0.3, 0.7])
+    x = p.sample(rows, torch.Generator().manual_seed(0)).numpy()
+    frame = pl.DataFrame({name: x[:, i] for i, name in enumerate("abcd")})
+    est = SimpleNamespace(
+        model_=MixtureOfGaussians(p),
+        _double=lambda: MixtureOfGaussians(p),
+        calibration_={"chains": x[:64]},
+        facts_={"scale": 1.6, "event_shape": [4]},
+        codec_=SimpleNamespace(decode=lambda z: pl.DataFrame(z, schema=list("abcd"))),
+        schema_=SimpleNamespace(modelled=[SimpleNamespace(name=name) for name in "abcd"]),
+        data_kind_="table",
+    )
+    return Subject(est, "EBM", frame, x, frame, x), p
+
+
+def test_the_landscape_of_many_columns_is_a_cut_through_the_density(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Along the plane's axes the picture is the closed form up to one constant."""
+    subject, p = well()
+    seen: dict[str, Any] = {}
+
+    def keep(x: Any, y: Any, value: Any, names: Any, alt: str, *, marks: Any = None) -> str:
+        seen.update(x=x, y=y, value=value, marks=marks)
+        return ""
+
+    monkeypatch.setattr(plane.plots, "landscape", keep)
+    section = plane.landscape(subject, np.zeros((1, 4)))
+    assert section is not None
+    assert "a cut through the density" in section.items[0].caption
+    assert seen["marks"] is None
+    flat = subject.data_x
+    axes = np.linalg.svd(flat - flat.mean(0), full_matrices=False)[2][:2]
+    u, v = np.meshgrid(seen["x"], seen["y"])
+    points = flat.mean(0) + u[..., None] * axes[0] + v[..., None] * axes[1]
+    truth = p.log_prob(torch.as_tensor(points.reshape(-1, 4))).numpy().reshape(u.shape)
+    assert np.ptp(seen["value"] - truth) < 1e-3
+
+
+def test_modes_and_the_chains_that_never_left_them_are_told() -> None:
+    """Two peaks 6 apart at deviation 0.5: found where they are, and hardly ever crossed."""
+    subject, p = well()
+    found = chains.modes_of(subject)
+    assert found is not None
+    assert found.points is not None
+    height = p.log_prob(torch.as_tensor(found.points))
+    assert np.abs(found.points[0] - [3.0, 0.0, 1.0, 0.0]).max() < 1e-3
+    assert np.abs(found.points[1] - [-3.0, 0.0, 0.0, 0.0]).max() < 1e-3
+    section = chains.chains(subject, found, seconds=0.0)
+    assert section is not None
+    assert "modes never left" in section.text
+    table = section.tables[0].rows
+    assert [row[1] for row in table] == ["peak", "peak"]
+    assert table[1][0] == f"{float(height[1] - height[0]):.2f}"
+    assert sum(float(row[2].rstrip("%")) for row in table) == pytest.approx(100, abs=1)
+    hole = subject.estimator.__class__(
+        **{**vars(subject.estimator), "_double": lambda: FunctionEnergy(lambda x: -x.sum(1).exp())}
+    )
+    none = chains.modes_of(subject._replace(estimator=hole))
+    assert none is not None
+    assert none.modes is None
+    assert "settled" in none.why
 
 
 def test_names_from_the_data_are_escaped(pages: dict[str, str]) -> None:

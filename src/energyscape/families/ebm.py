@@ -194,8 +194,12 @@ class EBM(EnergyEstimator):
         gradients = settings["chain_steps"] or (50 if name == "short-run" else 10)
         moves = max(1, gradients // gradients_per_move(sampler))
 
-        def chains(target: Target, start: Tensor, rng: torch.Generator) -> Tensor:
-            return anneal(start, [target], kernel, moves, rng=rng).x
+        def chains(
+            target: Target, start: Tensor, rng: torch.Generator
+        ) -> tuple[Tensor, dict[str, Tensor | float]]:
+            walked = anneal(start, [target], kernel, moves, rng=rng)
+            acceptance = walked.levels[0].acceptance
+            return walked.x, {} if acceptance is None else {"acceptance": acceptance.mean()}
 
         improved = None
         if name == "improved-cd":

@@ -20,7 +20,7 @@ last Langevin step, ``E_sg(x_K(theta)) - H``, with the entropy H from nearest ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
@@ -34,7 +34,9 @@ from energyscape.targets import Target
 
 __all__ = ["Base", "ChainsDiverged", "Contrastive", "ImprovedStep", "Sampler", "Start", "frozen"]
 
-Sampler = Callable[[Target, Tensor, torch.Generator], Tensor]
+Sampler = Callable[
+    [Target, Tensor, torch.Generator], Tensor | tuple[Tensor, Mapping[str, Tensor | float]]
+]
 Base = Callable[[Tensor, torch.Generator], Tensor]
 Start = Literal["data", "noise", "persistent"]
 
@@ -110,8 +112,9 @@ class Contrastive:
     Parameters
     ----------
     sampler : callable
-        ``sampler(target, start, rng) -> negatives``, shape of `start`; a Markov chain that leaves
-        the target invariant, at temperature 1 if likelihoods are to be read from the energy.
+        ``sampler(target, start, rng) -> negatives``, shape of `start`, or the negatives with a
+        mapping of numbers to watch, such as their acceptance; a Markov chain that leaves the target
+        invariant, at temperature 1 if likelihoods are to be read from the energy.
     start : {"data", "noise", "persistent"}
     buffer_size : int
         Slots of persistent chains, at least the batch size.
@@ -245,7 +248,9 @@ class Contrastive:
             slots, begin, negative_label, restarted = self._draw_slots(x, aux, rng, label)
         conditional = cast(Energy, conditioned(model, negative_label))
         with frozen(conditional):
-            negative = self.sampler(conditional.at(None), begin, rng).detach()
+            drawn = self.sampler(conditional.at(None), begin, rng)
+        negative, watched = drawn if isinstance(drawn, tuple) else (drawn, {})
+        negative = negative.detach()
         self._check(negative, x)
         extra: Tensor | None = None
         if self.improved is not None:
@@ -258,7 +263,8 @@ class Contrastive:
                 aux["restarts"] += restarted.sum()
             if negative_label is not None:
                 aux["labels"][slots] = negative_label
-        return self._contrast(model, x, negative, label, negative_label, extra, aux)
+        loss, metrics = self._contrast(model, x, negative, label, negative_label, extra)
+        return LossOutput(loss, aux, {**metrics, **watched})
 
     def _contrast(
         self,
@@ -268,8 +274,7 @@ class Contrastive:
         label: Tensor | None,
         negative_label: Tensor | None,
         extra: Tensor | None,
-        aux: Aux,
-    ) -> LossOutput:
+    ) -> tuple[Tensor, dict[str, Tensor | float]]:
         labels = None
         if label is not None and negative_label is not None:
             labels = torch.cat([label, negative_label])
@@ -281,12 +286,11 @@ class Contrastive:
         if extra is not None:
             loss = loss + extra
         data, chains = high.detach(), low.detach()
-        metrics: dict[str, Tensor | float] = {
+        return loss, {
             "energy_data": data.mean(),
             "energy_chains": chains.mean(),
             "energy_gap": (data - chains).mean(),
         }
-        return LossOutput(loss, aux, metrics)
 
     @staticmethod
     def _check(negative: Tensor, x: Tensor) -> None:

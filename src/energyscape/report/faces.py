@@ -158,7 +158,16 @@ def energies(subject: Subject) -> Section | None:
         tables.append(Table(["chains", ""], body))
     log_z = est.info_.get("log_z")
     if isinstance(log_z, dict):
-        body = [[str(key).replace("_", " "), number(value)] for key, value in log_z.items()]
+        # The bounds differ in decimals that four significant digits would hide.
+        body = [
+            [
+                str(key).replace("_", " "),
+                f"{value:,.3f}"
+                if key in ("estimate", "lower", "upper") and value
+                else number(value),
+            ]
+            for key, value in log_z.items()
+        ]
         caption = "Bounds by annealed importance sampling from below and above, nats."
         tables.append(Table(["log Z", ""], body, caption))
     if not items and not tables:

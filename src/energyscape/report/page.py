@@ -10,7 +10,7 @@ import jinja2
 
 import energyscape
 from energyscape.families import load
-from energyscape.report import faces, plane, sections
+from energyscape.report import chains, faces, plane, sections
 from energyscape.report.sections import number
 from energyscape.report.subject import Subject, look_at
 
@@ -61,12 +61,14 @@ def render(estimator: Any, name: str, *, seed: int = 0) -> str:
     """The page of a fitted estimator as one string of HTML."""
     start = time.perf_counter()
     subject = look_at(estimator, seed=seed)
+    modes = chains.modes_of(subject)
     found = [
         sections.samples(subject),
-        plane.landscape(subject),
+        plane.landscape(subject, None if modes is None else modes.points),
         sections.training(subject),
         faces.levels(subject),
         faces.energies(subject),
+        chains.chains(subject, modes),
         sections.calibration(subject),
         sections.rows(subject),
         sections.summary(subject),

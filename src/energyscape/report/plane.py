@@ -8,6 +8,7 @@ count less: weights are ``1/(1 + slope^2)``. What remains says how far the field
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -15,11 +16,12 @@ import torch
 from scipy import sparse
 from scipy.sparse.linalg import spsolve
 from scipy.special import logsumexp
+from torch import Tensor
 
 from energyscape.models import Denoiser, Energy
 from energyscape.report import plots
 from energyscape.report.sections import Item, Section
-from energyscape.report.subject import Subject
+from energyscape.report.subject import Subject, affordable
 
 __all__ = ["Potential", "integrate", "landscape"]
 
@@ -81,40 +83,101 @@ def integrate(field: np.ndarray, step_x: float, step_y: float) -> Potential:
     return Potential((phi - phi.mean()).reshape(rows, columns), float(np.sqrt(rest)))
 
 
-def landscape(subject: Subject) -> Section | None:
-    """The learned log-density and its gradient over the plane; None unless rows are points of one."""
-    if subject.data_x.shape[1:] != (2,):
+class _Plane(NamedTuple):
+    """``centre + a u + b v``: where it lies among the encoded rows, and what its axes are called."""
+
+    centre: np.ndarray
+    axes: np.ndarray
+    names: list[str]
+    where: str
+
+    def coordinates(self, rows: np.ndarray) -> np.ndarray:
+        """Rows projected on the plane, shape (n, 2)."""
+        return (rows.reshape(len(rows), -1) - self.centre) @ self.axes.T
+
+
+def _plane(subject: Subject) -> _Plane | None:
+    """The plane of the data where they lie in one, else that of their two principal directions."""
+    flat = subject.data_x.reshape(len(subject.data_x), -1).astype(np.float64)
+    if flat.shape[1] < 2:
         return None
-    model = subject.estimator.model_
-    points = subject.data_x
+    if subject.data_x.shape[1:] == (2,):
+        names = (subject.names * 2)[:2]
+        return _Plane(np.zeros(2), np.eye(2), [f"{name}, as encoded" for name in names], "")
+    centre = flat.mean(0)
+    directions = np.linalg.svd(flat - centre, full_matrices=False)[2][:2]
+    if len(directions) < 2:
+        return None
+    where = (
+        " The plane lies through the mean of held-out rows along their two principal directions, in "
+        "units as encoded: a cut through the density, not its projection."
+    )
+    return _Plane(centre, directions, ["first principal direction", "second"], where)
+
+
+def landscape(
+    subject: Subject, modes: np.ndarray | None = None, *, seconds: float = 3.0
+) -> Section | None:
+    """The learned log-density and its gradient over a plane; None for data of one dimension.
+
+    Parameters
+    ----------
+    subject : Subject
+    modes : array of shape (K, ...), optional
+        Marked where the plane holds them, that is in two dimensions.
+    seconds : float
+        Finer or coarser, so that about this much time is taken.
+    """
+    model, chart = subject.estimator.model_, _plane(subject)
+    if chart is None or not isinstance(model, Energy | Denoiser):
+        return None
+    points = chart.coordinates(subject.data_x)
     low, high = points.min(0), points.max(0)
-    margin = 0.15 * (high - low)
-    x, y = (np.linspace(low[i] - margin[i], high[i] + margin[i], _SIDE) for i in (0, 1))
-    grid = torch.as_tensor(np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2), dtype=torch.float32)
-    grid = grid.to(next((p.device for p in model.parameters()), grid.device))
+    if not bool((high > low).all()):
+        return None
+    low, high = low - 0.15 * (high - low), high + 0.15 * (high - low)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+
+    def over(side: int) -> tuple[np.ndarray, np.ndarray, Tensor]:
+        x, y = (np.linspace(low[i], high[i], side) for i in (0, 1))
+        nodes = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+        rows = (chart.centre + nodes @ chart.axes).reshape(-1, *subject.data_x.shape[1:])
+        return x, y, torch.as_tensor(rows, dtype=torch.float32).to(device)
+
+    def look(rows: Tensor, sigma: float) -> Tensor:
+        with torch.no_grad():
+            parts = [
+                -model(part)
+                if isinstance(model, Energy)
+                else model.score(part, sigma).flatten(1) @ torch.as_tensor(chart.axes.T).to(part)
+                for part in rows.split(1024)
+            ]
+        return torch.cat(parts).cpu().double()
+
+    few = over(16)[2]
+    count = affordable(lambda n: look(few[:n], 1.0), len(few), _SIDE**2, seconds)
+    x, y, rows = over(max(24, math.isqrt(count)))
     step_x, step_y = float(x[1] - x[0]), float(y[1] - y[0])
     if isinstance(model, Energy):
-        with torch.no_grad():
-            value = -model(grid).cpu().double().numpy().reshape(_SIDE, _SIDE)
+        value = look(rows, 0.0).numpy().reshape(len(y), len(x))
         said = "Minus the energy"
-    elif isinstance(model, Denoiser):
+    else:
         sigma = max(float(min(subject.estimator.levels_)), 1.2 * max(step_x, step_y))
-        with torch.no_grad():
-            score = model.score(grid, sigma).cpu().double().numpy()
-        value, left_over = integrate(score.reshape(_SIDE, _SIDE, 2), step_x, step_y)
+        field = look(rows, sigma).numpy().reshape(len(y), len(x), 2)
+        value, left_over = integrate(field, step_x, step_y)
         said = (
             f"Integrated from the model's score at noise level {sigma:.2g}, "
             f"of which {left_over:.1%} is no gradient"
         )
-    else:
-        return None
     value = value - logsumexp(value) - np.log(step_x * step_y)
-    names = [f"{name}, as encoded" for name in subject.names[:2]]
-    alt = "Learned log-density over the plane of the two columns, with arrows along its gradient"
+    alt = "Learned log-density over a plane, with arrows along its gradient"
     caption = (
         f"{said}; shifted so that the density integrates to one over the picture. Arrows follow "
-        "the gradient. Everything more than 10 nats below the top is equally dark."
+        f"the gradient. Everything more than 10 nats below the top is equally dark.{chart.where}"
     )
-    return Section(
-        "The landscape", "", [Item(plots.landscape(x, y, value, names, alt), caption)], []
-    )
+    marks = None
+    if modes is not None and not chart.where:
+        marks = chart.coordinates(modes)
+        caption += " Crosses are the modes found."
+    markup = plots.landscape(x, y, value, chart.names, alt, marks=marks)
+    return Section("The landscape", "", [Item(markup, caption)], [])

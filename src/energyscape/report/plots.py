@@ -36,6 +36,7 @@ __all__ = [
     "save_picture_grid",
     "scatters",
     "svg",
+    "traces",
 ]
 
 DATA = "#7d8da6"
@@ -241,6 +242,18 @@ def _calm(ax: Axes, lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]
         ax.set_ylim(low - 0.15 * (high - low), high + 0.15 * (high - low))
 
 
+def traces(panels: Sequence[tuple[str, np.ndarray]], alt: str) -> str:
+    """Chains over their steps: one panel for each quantity, an array of shape (steps, chains)."""
+    fig, axes = figure(len(panels), 1, width=7.2, height=1.7 * len(panels) + 0.4, sharex=True)
+    for ax, (title, values) in zip(axes, panels, strict=True):
+        for chain in values.T:
+            ax.plot(chain, lw=0.8, alpha=0.75, color=None)
+        _title(ax, title)
+        ax.grid(color=_INK, alpha=0.08)
+    axes[-1].set_xlabel("step of the chain")
+    return svg(fig, alt)
+
+
 def histograms(values: Mapping[str, np.ndarray], x_label: str, alt: str, *, bins: int = 40) -> str:
     """Densities of several sets of numbers over one another."""
     fig, (ax,) = figure(width=5.4, height=2.9)
@@ -380,12 +393,19 @@ def scatters(
 
 
 def landscape(
-    x: np.ndarray, y: np.ndarray, log_density: np.ndarray, names: Sequence[str], alt: str
+    x: np.ndarray,
+    y: np.ndarray,
+    log_density: np.ndarray,
+    names: Sequence[str],
+    alt: str,
+    *,
+    marks: np.ndarray | None = None,
 ) -> str:
     """Log-density over a grid, [len(y), len(x)], with arrows along its gradient.
 
     Values more than 10 nats below the highest share the darkest colour. Arrows show directions,
-    with lengths compressed; the axes are scaled to a unit square first.
+    with lengths compressed; the axes are scaled to a unit square first. `marks`, shape (K, 2), are
+    drawn as crosses where they lie within.
     """
     top = float(np.nanmax(log_density))
     shown = np.maximum(log_density, top - 10)
@@ -404,6 +424,9 @@ def landscape(
         x[cut[1]], y[cut[0]], (along_x * scale)[cut], (along_y * scale)[cut],
         color="white", alpha=0.7, width=0.0028, angles="uv",
     )  # fmt: skip
+    if marks is not None:
+        within = (marks >= (x[0], y[0])).all(1) & (marks <= (x[-1], y[-1])).all(1)
+        ax.plot(*marks[within].T, "x", color=SAMPLES, ms=6, mew=1.6)
     ax.set_xlabel(names[0])
     ax.set_ylabel(names[1])
     _colour_bar(fig, mesh, ax, "log-density, nats")

@@ -18,6 +18,7 @@ __all__ = [
     "Section",
     "Table",
     "calibration",
+    "cells",
     "number",
     "rows",
     "samples",
@@ -114,7 +115,7 @@ def _left_out(est: Any) -> str:
 
 
 def training(subject: Subject) -> Section | None:
-    """Loss, validation loss and learning rate over the steps."""
+    """Loss, validation loss, gradient norm and learning rate over the steps."""
     history = subject.estimator.history_
     if not history:
         return None
@@ -128,22 +129,43 @@ def training(subject: Subject) -> Section | None:
     last = [("Learning rate", {"learning rate": rate})] if rate[0] else []
     if line("energy_gap")[0]:
         energies = {"Data": line("energy_data"), "chains": line("energy_chains")}
-        panels = [("Energy, nats", energies)]
+        panels = [
+            ("Energy, nats", energies),
+            ("Gap, data less chains, nats", {"gap": line("energy_gap")}),
+        ]
+        if line("acceptance")[0]:
+            panels.append(("Acceptance of the chains", {"acceptance": line("acceptance")}))
+        watch = [("Norm of the gradient", {"norm": line("grad_norm")}), *last]
         if line("validation_loss")[0]:
-            panels.append(("Validation: denoising loss", {"validation": line("validation_loss")}))
+            held = {"validation": line("validation_loss")}
+            watch.insert(0, ("Validation: score matching", held))
         caption = (
             "The gap between the energies is the contrastive loss; its value means little, its "
-            "gradient is that of the likelihood. Held-out rows are judged by a denoising loss."
+            "gradient is that of the likelihood. It hovers about zero while the chains follow the "
+            "model; a gap that only grows is a divergence."
         )
+        below = (
+            "Held-out rows are judged by a score-matching loss, which needs no Z. Gradients beyond a "
+            "norm of 1 are cut back to it."
+        )
+        logs = tuple(title.startswith("Norm") for title, _ in watch)
         return Section(
-            "Training", "", [Item(plots.curves(panels + last, "step", alt), caption)], []
+            "Training",
+            "",
+            [
+                Item(plots.curves(panels, "step", alt), caption),
+                Item(plots.curves(watch, "step", "What is watched", log_y=logs), below),
+            ],
+            [],
         )
     losses = {"training": line("loss"), "validation": line("validation_loss")}
     losses = {name: xy for name, xy in losses.items() if xy[0]}
     values = np.concatenate([np.asarray(y) for _, y in losses.values()] or [np.ones(1)])
     log_loss = bool((values > 0).all() and values.max() > 20 * values.min())
     panels = [("Loss", losses), *last]
-    markup = plots.curves(panels, "step", alt, log_y=(log_loss,))
+    if line("grad_norm")[0]:
+        panels.insert(1, ("Norm of the gradient", {"norm": line("grad_norm")}))
+    markup = plots.curves(panels, "step", alt, log_y=(log_loss, bool(line("grad_norm")[0])))
     return Section("Training", "", [Item(markup, _verdict(losses))], [])
 
 
@@ -287,7 +309,7 @@ def calibration(subject: Subject, *, seconds: float = 3.0) -> Section:
     return Section("Calibration", text, items, [])
 
 
-def _cells(some: Any, schema: Any) -> dict[str, Any]:
+def cells(some: Any, schema: Any) -> dict[str, Any]:
     """Columns as they are written in the data, by name."""
     if isinstance(some, np.ndarray):
         return dict(columns_of(some, schema))
@@ -317,18 +339,18 @@ def rows(subject: Subject, *, seconds: float = 3.0) -> Section:
         ]
         return Section("Most and least typical", text, items, [])
     shown = subject.names[:10]
-    columns = _cells(some, est.schema_)
+    columns = cells(some, est.schema_)
     drivers, shares = est.column_contributions(take(some, order[:8]))
     tables = []
     for caption, chosen in (("Most anomalous", order[:8]), ("Most typical", order[::-1][:5])):
         causes = caption == "Most anomalous"
         body = []
         for j, i in enumerate(chosen):
-            cells = [number(scores[i]), f"{p_values[i]:.3g}"]
+            line = [number(scores[i]), f"{p_values[i]:.3g}"]
             if causes:
                 top = np.argsort(-shares[j])[:2]
-                cells.append(", ".join(f"{drivers[k]} {shares[j][k]:.0%}" for k in top))
-            body.append(cells + [number(columns[name][int(i)]) for name in shown])
+                line.append(", ".join(f"{drivers[k]} {shares[j][k]:.0%}" for k in top))
+            body.append(line + [number(columns[name][int(i)]) for name in shown])
         head = ["anomaly score", "p-value", *(["driven by"] if causes else []), *shown]
         tables.append(Table(head, body, caption))
     return Section("Most and least typical", text, [], tables)
