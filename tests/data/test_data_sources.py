@@ -115,6 +115,33 @@ def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
             load(tmp_path)
 
 
+def test_links_are_followed_once_and_dead_ones_named(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    save(tmp_path / "cat" / "a.png", "L", value=1)
+    save(tmp_path / "cat" / "b.png", "L", value=2)
+    folder = tmp_path / "linked"
+    folder.mkdir()
+    (folder / "cat").symlink_to(tmp_path / "cat")
+    (folder / "again").symlink_to(folder)
+    assert len(read_pictures(folder).pictures) == 2
+    (folder / "gone.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(DataError, match=r"gone\.png"):
+        read_pictures(folder)
+
+
+def test_print_colours_are_converted_and_said(tmp_path: Path) -> None:
+    for i in range(2):
+        save(tmp_path / f"{i}.jpg", "CMYK", value=i)
+    assert "mode CMYK: converted to RGB" in read_pictures(tmp_path).notes
+
+
+def test_pictures_all_the_same_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "same.npy", np.full((5, 3, 3), 7, dtype=np.uint8))
+    with pytest.raises(DataError, match="all 5 pictures are the same"):
+        load(tmp_path / "same.npy")
+    assert len(load(tmp_path / "same.npy", min_rows=1)) == 5
+
+
 def test_picture_folder_refusals(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no picture"):
         load(tmp_path)

@@ -174,8 +174,8 @@ def test_times_of_day_come_back_as_they_were(tmp_path: Path, pattern: str) -> No
     assert codec.decode(encoded)["v"].to_list() == cells
 
 
-@pytest.mark.parametrize("zone", ["+00", " UTC"])
-def test_zones_that_databases_write(tmp_path: Path, zone: str) -> None:
+@pytest.mark.parametrize("zone", ["+00", " UTC", ".250", "+00:00", "+0000"])
+def test_moments_come_back_as_they_were_written(tmp_path: Path, zone: str) -> None:
     cells = [f"2021-03-04 10:{i:02d}:07{zone}" for i in range(40)]
     column, values, _ = numbers(tmp_path, cells)
     assert column.kind == "datetime"

@@ -221,6 +221,8 @@ def date_format(text: pl.Series) -> tuple[str, float, str] | None:
     note = f"read as {pattern}"
     if swapped != pattern and swapped in rivals:
         note += ", day and month could be the other way round"
+    if "%z" in pattern:
+        note += ", comes back in UTC"
     return _as_written(values, pattern), resolution, note
 
 
@@ -232,13 +234,17 @@ def _clock_format(values: pl.Series) -> tuple[str, float, str] | None:
 
 
 def _as_written(values: pl.Series, pattern: str) -> str:
-    """The pattern without leading zeros where the file has none (1/2/2020)."""
+    """The pattern with the zeros, decimals and colons that the file has (1/2/2020, 10:00:00.250)."""
+    if "%z" in pattern:
+        colons = values.str.contains(r"[+-]\d{2}:\d{2}$").all()
+        return pattern.replace("%z", "%:z") if colons else pattern
     dates = parse_dates(values, pattern)
+    exact = [pattern.replace("%.f", f"%.{digits}f") for digits in (3, 6)]
     bare = pattern.replace("%d", "%-d").replace("%m", "%-m")
     bare_day = pattern.replace("%d", "%-d")
     bare_hour = pattern.replace("%H", "%-H").replace("%I", "%-I")
-    for candidate in (pattern, bare, bare_day, bare_hour):
-        if "%z" not in candidate and (dates.dt.strftime(candidate) == values).all():
+    for candidate in (*exact, pattern, bare, bare_day, bare_hour):
+        if (dates.dt.strftime(candidate) == values).all():
             return candidate
     return pattern
 

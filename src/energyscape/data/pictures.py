@@ -6,6 +6,7 @@ user's decision (``size``, ``channels``), and what was done is said in notes.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["PICTURE_SUFFIXES", "Pictures", "read_pictures"]
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+_CONVERTED = ("CMYK", "LAB", "YCbCr", "HSV")
 _MODE_OF = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -66,10 +68,11 @@ def read_pictures(
     target = _target(size)
     if channels is not None and channels not in _MODE_OF:
         raise DataError(f"channels is {channels}; use 1 (grey), 3 (colour) or 4 (with opacity)")
-    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and not _hidden(p, folder)]
+    files = _files(folder)
     paths = [p for p in files if p.suffix.lower() in PICTURE_SUFFIXES]
     if not paths:
-        raise DataError(f"{folder} holds no picture ({', '.join(PICTURE_SUFFIXES)})")
+        first = f", but {files[0].relative_to(folder)}" if files else ""
+        raise DataError(f"{folder} holds no picture ({', '.join(PICTURE_SUFFIXES)}){first}")
     notes = []
     if len(files) > len(paths):
         other = next(p for p in files if p.suffix.lower() not in PICTURE_SUFFIXES)
@@ -100,6 +103,20 @@ def _target(size: int | Sequence[int] | None) -> tuple[int, int] | None:
     return int(pair[0]), int(pair[1])
 
 
+def _files(folder: Path) -> list[Path]:
+    """Every file below a folder, also through links to other folders, each folder once."""
+    found, seen = [], set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        found += [Path(root, name) for name in names]
+    return sorted(path for path in found if not _hidden(path, folder))
+
+
 def _hidden(path: Path, folder: Path) -> bool:
     parts = path.relative_to(folder).parts
     return any(part.startswith(".") or part == "__MACOSX" for part in parts)
@@ -126,6 +143,8 @@ class _Seen:
             said.append("two-level pictures: values 0 and 1")
         elif channels is None and set(self.modes) == {"P"}:
             said.append("palette pictures: looked up as RGB")
+        if channels is None:
+            said += [f"mode {m}: converted to RGB" for m in self.modes if m in _CONVERTED]
         if self.clear_palettes:
             said.append(f"{self.clear_palettes} palettes with opacity: looked up as RGBA")
         if self.frames:
@@ -150,7 +169,9 @@ def _read(
             if image.mode == "P" and "transparency" in image.info:
                 image = image.convert("RGBA")
                 seen.clear_palettes += 1
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path} is too large to read safely; make it smaller first") from error
+    except (OSError, SyntaxError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path} is damaged or no picture ({reason}); mend or remove it") from error
     seen.sizes[_size((image.height, image.width))] += 1

@@ -118,7 +118,16 @@ def load(
         dataset = _table(frame, path.name, types, drop, schema, notes)
     if len(dataset) < least:
         raise DataError(f"{text} has {len(dataset)} row(s) or pictures; {least} are needed")
+    if least > 1 and dataset.pictures is not None:
+        _refuse_copies(dataset.pictures, text)
     return dataset
+
+
+def _refuse_copies(pictures: np.ndarray, source: str) -> None:
+    """A point has no density; tables of such rows are refused by their constant columns."""
+    first = pictures[0]
+    if (pictures[1] == first).all() and (pictures == first).all():
+        raise DataError(f"{source}: all {len(pictures)} pictures are the same; none can be learned")
 
 
 def as_dataset(

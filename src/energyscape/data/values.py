@@ -238,7 +238,7 @@ def _dress_dates(dates: pl.Series, column: Column) -> pl.Series:
     import polars as pl
 
     if column.format:
-        if "%z" in column.format:
+        if "%z" in column.format or "%:z" in column.format:
             dates = dates.dt.replace_time_zone("UTC")
         return dates.dt.strftime(column.format)
     dtype = dtype_of(column.dtype)
