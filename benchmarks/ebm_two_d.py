@@ -1,27 +1,40 @@
-"""How well each objective learns an energy in the plane: KL(data || model) and wall time.
+"""How well each objective learns an energy in the plane: KL(data || model) and time, beside torchebm.
 
-    python benchmarks/ebm_two_d.py [--sets two-moons,spirals] [--objectives persistent,nce] [--steps N]
+    python benchmarks/ebm_two_d.py [--sets two-moons,spirals] [--objectives persistent,nce]
+        [--peer persistent,cd] [--steps N] [--seeds 0,1,2] [--out FILE]
 
 Six built-in sets, 10,000 training points (seed 0), the family `ebm` with its defaults but for the
-objective and, where given, the number of steps. The divergence is
+objective and the number of steps; a tenth of the points validates and a tenth calibrates, as in any
+fit. The divergence is
 
     KL = E_data[ log p_data(x) - log p_model(x) ],   over 20,000 fresh points (seed 1),
 
-where p_data is evaluated in closed form or by one-dimensional quadrature, and the model is normalised
-by integrating its energy on a grid. The model's own estimate of log Z is set against the grid's.
-Prints a table and writes JSON beside this file.
+where p_data is evaluated in closed form (the Gaussians) or by one-dimensional quadrature, and the model
+is normalised by integrating its energy on a grid. The model's own estimate of log Z is set against the
+grid's, in nats.
+
+torchebm, where it is installed: its losses (Langevin chains of its default step and of as many
+gradients, its default buffer, regulariser and number of slices; for denoising our noise level) train
+the same energy from the same initial weights in our loop, so that network, optimizer, rate and its
+decay, clipping, averaging of weights, batch and steps are the same. It trains on all 10,000 points.
+
+Seconds are of processor time on one thread, of training alone. Prints a table and writes
+results/ebm_two_d.json, keeping rows of that file which this run does not replace.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import importlib.util
 import json
 import math
 import platform
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +43,9 @@ import torch
 
 from energyscape.data import BUILTIN, built_in
 from energyscape.families import EBM, settings_of
+from energyscape.families.fitting import train_config
+from energyscape.objectives import LossOutput
+from energyscape.training import Progress, TrainConfig, train
 
 SETS = (
     "two-moons",
@@ -39,7 +55,9 @@ SETS = (
     "pinwheel",
     "spirals",
 )
-CLOSED = ("eight-gaussians", "twenty-five-gaussians")
+#: Our names of torchebm's losses.
+PEER = ("persistent", "cd", "denoising", "sliced", "exact")
+RESULTS = Path(__file__).parent / "results" / "ebm_two_d.json"
 
 
 # -- densities of the built-in sets ---------------------------------------------------------------
@@ -133,24 +151,35 @@ def points(name: str, n: int, seed: int) -> np.ndarray:
 # -- measuring ------------------------------------------------------------------------------------
 
 
-def grid_log_z(est: Any, side: int = 601, reach: float = 4.5) -> float:
-    """log Z of a plane energy in encoded units, by the midpoint rule."""
-    axis = torch.linspace(-reach, reach, side, dtype=torch.float64)
-    with torch.no_grad():
-        energy = torch.cat(
-            [est._double()(part) for part in torch.cartesian_prod(axis, axis).split(65536)]
-        )
-    return float(torch.logsumexp(-energy, 0) + 2 * math.log(2 * reach / (side - 1)))
+def cells(side: int, reach: float) -> torch.Tensor:
+    """Centres of the cells of a square grid."""
+    axis = (torch.arange(side, dtype=torch.float64) + 0.5) * (2 * reach / side) - reach
+    return torch.cartesian_prod(axis, axis)
+
+
+def grid_log_z(energy: Any) -> float:
+    """log Z of a plane energy in encoded units (unit deviations), by the midpoint rule.
+
+    Fine cells (0.015) where the data are, coarse ones (0.06) in a wide ring around: a badly trained
+    energy may have much of its mass there.
+    """
+    near, wide = cells(600, 4.5), cells(400, 12.0)
+    total = []
+    for x, width in ((near, 9 / 600), (wide[(wide.abs() > 4.5).any(1)], 24 / 400)):
+        with torch.no_grad():
+            value = torch.cat([energy(part) for part in x.split(65536)])
+        total.append(torch.logsumexp(-value, 0) + 2 * math.log(width))
+    return float(torch.logsumexp(torch.stack(total), 0))
 
 
 def divergence(est: Any, name: str, n: int = 20_000) -> dict[str, float]:
     """KL(data || model) with its standard error, and the model's own log Z beside the grid's."""
-    x = points(name, n, 1)
-    log_z = grid_log_z(est)
+    x, energy = points(name, n, 1), est._double()
+    log_z = grid_log_z(energy)
     encoded = est.codec_.encode(x, None)
     with torch.no_grad():
-        energy = est._double()(torch.from_numpy(encoded.x)).numpy()
-    log_p = -energy - log_z + encoded.log_abs_det
+        value = energy(torch.from_numpy(encoded.x)).numpy()
+    log_p = -value - log_z + encoded.log_abs_det
     terms = LOG_P[name](x) - log_p
     found = est.facts_.get("log_z")
     return {
@@ -161,12 +190,107 @@ def divergence(est: Any, name: str, n: int = 20_000) -> dict[str, float]:
     }
 
 
-def one_run(name: str, settings: dict[str, Any], seed: int) -> dict[str, Any]:
+def ours(name: str, settings: dict[str, Any], seed: int) -> tuple[Any, float]:
+    """A fitted `ebm`, and the processor seconds its training took."""
+    ended = began = time.process_time()
+
+    def watch(progress: Progress) -> None:
+        nonlocal ended
+        ended = time.process_time() if progress.phase == "training" else ended
+
+    est = EBM(random_state=seed, **settings)
+    fit(est, name, watch)
+    return est, ended - began
+
+
+def fit(est: Any, name: str, watch: Callable[[Progress], None] | None = None) -> None:
+    """Fit on the 10,000 points, with a progress callback."""
+    from energyscape.families.fitting import RunRecord, fit_estimator
+
+    fit_estimator(est, est._training_data(points(name, 10_000, 0)), RunRecord(), progress=watch)
+
+
+@dataclass(frozen=True)
+class PeerLoss:
+    """A loss of torchebm, one number a batch, as an objective of ours."""
+
+    loss: Any
+    needs_double_backward: bool = True
+
+    def init(self, model: Any, x: torch.Tensor, rng: torch.Generator) -> None:
+        """Its state is its own."""
+
+    def __call__(
+        self, model: Any, x: torch.Tensor, aux: Any, rng: torch.Generator, *, label: Any = None
+    ) -> LossOutput:
+        """The loss, repeated for each row."""
+        out = self.loss(x, generator=rng)
+        value = out[0] if isinstance(out, tuple) else out
+        return LossOutput(value.expand(len(x)), aux, {})
+
+
+def peer_loss(objective: str, energy: torch.nn.Module, noise: float) -> Any:
+    """torchebm's loss that comes closest."""
+    from torchebm import losses
+    from torchebm.core import BaseModel
+    from torchebm.samplers import LangevinDynamics
+
+    class Model(BaseModel):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.energy = energy
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.energy(x)
+
+    model = Model()
+    if objective in ("persistent", "cd"):
+        chain = LangevinDynamics(model)
+        kept = objective == "persistent"
+        return losses.ContrastiveDivergence(model, chain, k_steps=10, persistent=kept)
+    if objective == "denoising":
+        return losses.DenoisingScoreMatching(model, noise_scale=noise)
+    return {"sliced": losses.SlicedScoreMatching, "exact": losses.ScoreMatching}[objective](model)
+
+
+def theirs(name: str, settings: dict[str, Any], seed: int) -> tuple[Any, float]:
+    """The same energy trained with torchebm's loss, and the processor seconds of training."""
+    est = EBM(random_state=seed, normalise=False, **(settings | {"max_steps": 1}))
+    fit(est, name)
+    est.set_params(**settings)
+    torch.manual_seed(seed)
+    model = est._build(est.facts_)
+    x = torch.from_numpy(est.codec_.encode(points(name, 10_000, 0), None).x).float()
+    noise = est._noise_level() * est.facts_["scale"]
+    config: TrainConfig = train_config(est.get_params(), seed)
+    config = replace(config, **est._habits())
+    began = time.process_time()
+    run = train(model, PeerLoss(peer_loss(settings["objective"], model, noise)), x, config=config)
+    seconds = time.process_time() - began
+    est.model_, est._model64 = run.model, None
+    return est, seconds
+
+
+def measure(library: str, name: str, objective: str, steps: int, seed: int) -> dict[str, Any]:
     """Fit, measure, tell."""
-    began = time.perf_counter()
-    est = EBM(random_state=seed, **settings).fit(points(name, 10_000, 0))
-    seconds = time.perf_counter() - began
-    return {"set": name, **divergence(est, name), "seconds": seconds, "steps": est.info_["steps"]}
+    settings = {"objective": objective, "max_steps": steps}
+    row: dict[str, Any] = {
+        "library": library,
+        "objective": objective,
+        "set": name,
+        "seed": seed,
+        "steps": steps,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        est, seconds = (ours if library == "energyscape" else theirs)(name, settings, seed)
+        row |= divergence(est, name) | {"seconds": seconds}
+    print(
+        f"{library:12} {objective:12} {name:22} {row['kl']:8.4f} {row['stderr']:7.4f} "
+        f"{row['test_log_prob']:9.4f} {row['log_z_error']:9.4f} {seconds:6.1f}",
+        flush=True,
+    )
+    return row
 
 
 def main() -> None:
@@ -174,46 +298,46 @@ def main() -> None:
     objectives = next(s for s in settings_of(EBM) if s.name == "objective").type.split(" | ")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sets", default=",".join(SETS))
-    parser.add_argument("--objectives", default=",".join(objectives))
-    parser.add_argument("--steps", type=int, default=None, help="optimizer steps; the default's")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--objectives", default=",".join(objectives), help="of energyscape")
+    parser.add_argument("--peer", default=",".join(PEER), help="of torchebm; empty for none")
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
+    torch.set_num_threads(1)
     assert set(given.sets.split(",")) <= set(BUILTIN)
-    rows = []
-    print(f"{'objective':14} {'set':22} {'KL':>8} {'+-':>7} {'log Z err':>9} {'s':>6}")
-    for objective in given.objectives.split(","):
+    peer = given.peer.split(",") if given.peer and importlib.util.find_spec("torchebm") else []
+    columns = ("library", "objective", "set", "KL", "+-", "log-lik.", "log Z err", "s")
+    print("{:12} {:12} {:22} {:>8} {:>7} {:>9} {:>9} {:>6}".format(*columns))
+    for seed in map(int, given.seeds.split(",")):
         for name in given.sets.split(","):
-            settings: dict[str, Any] = {"objective": objective}
-            if given.steps is not None:
-                settings["max_steps"] = given.steps
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                row = {"objective": objective, **one_run(name, settings, given.seed)}
-            rows.append(row)
-            print(
-                f"{objective:14} {name:22} {row['kl']:8.4f} {row['stderr']:7.4f} "
-                f"{row['log_z_error']:9.4f} {row['seconds']:6.1f}",
-                flush=True,
-            )
-    keep(rows, given.seed)
+            for objective in filter(None, given.objectives.split(",")):
+                row = measure("energyscape", name, objective, given.steps, seed)
+                keep(row, given.out)
+                if objective in peer:
+                    keep(measure("torchebm", name, objective, given.steps, seed), given.out)
 
 
-def keep(rows: list[dict[str, Any]], seed: int) -> None:
-    """The results as JSON; a run of some objectives replaces those alone."""
-    path = Path(__file__).with_suffix(".json")
+def keep(row: dict[str, Any], path: Path) -> None:
+    """The results so far as JSON; a row replaces the one of the same run alone."""
+
+    def key(r: dict[str, Any]) -> tuple[Any, ...]:
+        return r["set"], r["objective"], r["library"], r["seed"]
+
     old = json.loads(path.read_text())["rows"] if path.is_file() else []
-    fresh = {(r["objective"], r["set"]) for r in rows}
-    rows = [r for r in old if (r["objective"], r["set"]) not in fresh] + rows
+    rows = [r for r in old if key(r) != key(row)] + [row]
+    found = importlib.util.find_spec("torchebm")
+    packages = ("energyscape", "torch", "numpy", *(("torchebm",) if found else ()))
     record = {
         "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), shared",
-        "torch": torch.__version__,
+        "machine": f"{platform.machine()}, 1 thread, shared; processor seconds of training",
+        "versions": {package: metadata.version(package) for package in packages},
         "training_points": 10_000,
-        "seed": seed,
-        "rows": sorted(rows, key=lambda r: (r["objective"], r["set"])),
+        "test_points": 20_000,
+        "rows": sorted(rows, key=key),
     }
-    clean = json.dumps(record, indent=1).replace("NaN", "null")
-    path.write_text(clean + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1).replace("NaN", "null") + "\n")
 
 
 if __name__ == "__main__":

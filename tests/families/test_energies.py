@@ -20,11 +20,10 @@ from energyscape.families import (
     energies,
     settings_of,
 )
-from energyscape.families.energies import LevelEnergy, Watched
+from energyscape.families.energies import Watched
 from energyscape.families.walks import ScatteredMALA, settled, walker
 from energyscape.mcmc import GaussianBase, LogZ, run_chains
-from energyscape.models import FunctionEnergy, PreconditionedEnergy
-from energyscape.nn import MLP
+from energyscape.models import FunctionEnergy
 from energyscape.objectives import ChainsDiverged, LossOutput
 
 QUICK = {"max_steps": 4, "batch_size": 32, "width": 8, "blocks": 1, "random_state": 0}
@@ -95,11 +94,11 @@ def test_walkers_are_refused_by_name():
         ScatteredMALA(0.1, jump_share=1.0)
 
 
-def test_a_level_energy_stands_at_its_level():
-    energy = PreconditionedEnergy(MLP((2,), width=8, scalar=True, noise=True), 1.0)
-    x = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(LevelEnergy(energy, 0.3)(x), energy(x, 0.3))
-    assert torch.equal(LevelEnergy(energy, 0.3)(x, 2.0), energy(x, 2.0))
+def test_a_small_buffer_is_taken_in_rounds():
+    """No chain is a start once oftener than another."""
+    found = energies._in_rounds(5, 12, torch.Generator().manual_seed(0))
+    assert len(found) == 12
+    assert set(found.bincount(minlength=5).tolist()) == {2, 3}
 
 
 # -- objectives ------------------------------------------------------------------------------------
@@ -113,6 +112,20 @@ def test_every_objective_of_ebm_finds_the_data(objective):
     x = gaussian(50)
     assert model.anomaly_score(x).mean() < model.anomaly_score(x + 5.0).mean()
     assert np.isfinite(model.sample(3, steps=5)).all()
+
+
+def test_what_is_left_open_follows_the_objective_and_the_dimension():
+    """Noise by the objective, chains and restarts by the dimension; what is given stays."""
+    assert EBM(objective="exact")._noise_level() == 0.05
+    assert EBM(objective="nce")._noise_level() == 0.02
+    assert EBM(objective="exact", noise_level=0.0)._noise_level() == 0.0
+    shape = {"scale": 1.0}
+    assert EBM()._contrastive(shape, 2).buffer_size == 256
+    assert EBM()._contrastive(shape, 2).restart_fraction == 0.01
+    assert EBM(batch_size=1000)._contrastive(shape, 2).buffer_size == 1000
+    assert EBM(restart_fraction=0.2)._contrastive(shape, 2).restart_fraction == 0.2
+    assert EBM()._contrastive(shape, 64).buffer_size == 4096
+    assert EBM()._contrastive(shape, 64).restart_fraction == 0.05
 
 
 @pytest.mark.parametrize("sampler", choices(EBM, "sampler"))

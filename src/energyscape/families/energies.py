@@ -38,7 +38,7 @@ from energyscape.objectives import (
 )
 from energyscape.training import TrainingDiverged
 
-__all__ = ["EnergyEstimator", "LevelEnergy", "Watched", "by_parts"]
+__all__ = ["EnergyEstimator", "Watched", "by_parts"]
 
 _CONFINEMENT = 3.0
 _NORMALISED_DIMENSIONS = 256
@@ -49,19 +49,6 @@ def by_parts(dim: int, noise: float) -> Objective:
     """The held-out measure of an energy without Z: score matching by parts, exact where cheap."""
     exact = dim <= 4
     return Perturbed(ExactScoreMatching() if exact else SlicedScoreMatching(), noise)
-
-
-class LevelEnergy(Energy):
-    """A noise-conditional energy that stands at one level unless told another."""
-
-    def __init__(self, energy: Energy, sigma: float) -> None:
-        super().__init__()
-        self.energy = energy
-        self.sigma = sigma
-
-    def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
-        """E(x, sigma), shape (batch,)."""
-        return cast(Tensor, self.energy(x, self.sigma if sigma is None else sigma))
 
 
 @dataclass(frozen=True)
@@ -118,6 +105,12 @@ class Watched:
                 "chain_steps, or give regulariser=0.001"
             )
         return out
+
+
+def _in_rounds(size: int, n: int, rng: torch.Generator) -> Tensor:
+    """`n` indices below `size` in random order, none more than once oftener than another."""
+    order = torch.randperm(size, generator=rng, device=rng.device)
+    return order.repeat(-(-n // size))[:n]
 
 
 class EnergyEstimator(DensityEstimator):
@@ -187,8 +180,8 @@ class EnergyEstimator(DensityEstimator):
         """Draws of the averaged weights: from the replay buffer, or from a Gaussian upwards."""
         target = cast(Energy, self.model_).at(None)
         if aux is not None and "buffer" in aux:
-            chosen = torch.randperm(len(aux["buffer"]), generator=rng, device=rows.device)[:count]
-            start = aux["buffer"][chosen].to(rows)
+            # A buffer smaller than what is wanted is taken several times over; the moves part them.
+            start = aux["buffer"][_in_rounds(len(aux["buffer"]), count, rng)].to(rows)
             return run_chains(kernel, target, start, moves, rng=rng, keep="last").x
         base = GaussianBase.fit(rows, jitter=1e-3, widen=1.2)
         return settled(target, base, kernel, count, moves, rng)
@@ -276,8 +269,7 @@ class EnergyEstimator(DensityEstimator):
     def _starts(self, n: int, device: torch.device, rng: torch.Generator) -> Tensor:
         """Starts of sampling chains: settled chains, each as often as any other."""
         pool = torch.from_numpy(np.ascontiguousarray(self.calibration_["chains"])).to(device)
-        rounds = [torch.randperm(len(pool), generator=rng, device=device)] * -(-n // len(pool))
-        return pool[torch.cat(rounds)[:n]]
+        return pool[_in_rounds(len(pool), n, rng)]
 
     def _sample_encoded(
         self,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from energyscape.nn import MLP, PictureNet, ResidualMLP
 
-__all__ = ["FEW", "WaveMLP", "energy_network", "field_network", "score_network"]
+__all__ = ["FEW", "WaveMLP", "energy_network", "field_network", "ratio_network", "score_network"]
 
 #: Pictures of fewer pixels than this are learned better, and faster, by a perceptron.
 _SMALLEST_PICTURE = 100
@@ -74,6 +74,19 @@ def energy_network(settings: Mapping[str, Any], event_shape: Sequence[int]) -> n
     return MLP(event_shape, width=width or wide, depth=blocks or 3, scalar=True)
 
 
+def ratio_network(
+    settings: Mapping[str, Any], event_shape: Sequence[int], outputs: int
+) -> nn.Module:
+    """The perceptron of an energy with several numbers a row, shape (batch, outputs)."""
+    width, blocks = settings["width"], settings["blocks"]
+    dim = math.prod(event_shape)
+    if dim <= FEW:
+        return WaveMLP(event_shape, width=width or 64, depth=blocks or 2, outputs=outputs)
+    wide = width or (128 if dim <= 16 else 256)
+    layers = list(MLP(event_shape, width=wide, depth=blocks or 3, scalar=True).layers)
+    return nn.Sequential(nn.Flatten(1), *layers[:-1], nn.Linear(wide, outputs))
+
+
 def score_network(settings: Mapping[str, Any], event_shape: Sequence[int]) -> nn.Module:
     """A smooth field without noise level, as small as an energy's network."""
     width, blocks = settings["width"], settings["blocks"]
@@ -101,6 +114,8 @@ class WaveMLP(nn.Module):
         Hidden units, and the number of hidden layers; there are as many waves as units.
     scalar : bool
         One number a row instead of a field.
+    outputs : int, optional
+        So many numbers a row, shape (batch, outputs), instead of a field.
 
     Examples
     --------
@@ -112,7 +127,13 @@ class WaveMLP(nn.Module):
     _frequencies = (0.3, 8.0)
 
     def __init__(
-        self, event_shape: Sequence[int], *, width: int, depth: int = 2, scalar: bool = False
+        self,
+        event_shape: Sequence[int],
+        *,
+        width: int,
+        depth: int = 2,
+        scalar: bool = False,
+        outputs: int | None = None,
     ) -> None:
         super().__init__()
         dim = math.prod(event_shape)
@@ -120,16 +141,18 @@ class WaveMLP(nn.Module):
         direction = nn.functional.normalize(torch.randn(width, dim), dim=1)
         self.frequency = nn.Parameter(direction * low * (high / low) ** torch.rand(width, 1))
         self.phase = nn.Parameter(2 * math.pi * torch.rand(width))
-        self.scalar = scalar
+        self.scalar, self.outputs = scalar, outputs
         self.layers = MLP((dim + width,), width=width, depth=depth, scalar=True).layers
         if not scalar:
-            self.layers[-1] = nn.Linear(width, dim)
+            self.layers[-1] = nn.Linear(width, outputs or dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """A field, shape of x, or with ``scalar=True`` numbers of shape (batch,)."""
+        """A field, shape of x, or numbers of shape (batch,) or (batch, outputs)."""
         flat = x.flatten(1)
         waves = torch.sin(nn.functional.linear(flat, self.frequency, self.phase))
         out = self.layers(torch.cat([flat, waves], dim=1))
+        if self.outputs is not None:
+            return cast(Tensor, out)
         return cast(Tensor, out.squeeze(1) if self.scalar else out.reshape(x.shape))
 
 

@@ -114,7 +114,7 @@ class ScoreModel(EnergyEstimator):
                 raise ValueError(
                     "objective='denoising' needs noise_level > 0: it is what is undone"
                 )
-            return Composition(model, DenoisingScoreMatching(noise))
+            return Composition(model, DenoisingScoreMatching(noise, antithetic=True))
         objective: Objective
         if name == "exact":
             objective = ExactScoreMatching()

@@ -26,13 +26,15 @@ from energyscape.mcmc import HMC, MALA, ULA, GeometricPath, Info, Kernel, State,
 from energyscape.mcmc.paths import Base
 from energyscape.targets import Target
 
-__all__ = ["SAMPLERS", "ScatteredMALA", "settled", "walker"]
+__all__ = ["JUMPS", "SAMPLERS", "ScatteredMALA", "settled", "walker"]
 
 #: Names of the samplers of an energy.
 SAMPLERS = ("ula", "mala", "hmc")
 
+#: Up to so many dimensions a share of the moves of "mala" are wide random walks.
+JUMPS = 8
+
 _LEAPFROG = 5
-_JUMP_DIMENSIONS = 8
 _STEP_SIZES = {"ula": 1e-3, "mala": 0.05, "hmc": 0.05}
 
 
@@ -154,7 +156,7 @@ def walker(name: str, scale: float, dim: int, step_size: float | None = None) ->
         return ULA(size * scale**2)
     if name == "hmc":
         return HMC(size * scale, num_leapfrog=_LEAPFROG)
-    jumps = 0.25 if dim <= _JUMP_DIMENSIONS else 0.0
+    jumps = 0.25 if dim <= JUMPS else 0.0
     return ScatteredMALA(size * scale**2, jump_share=jumps, reach=2.0 * scale)
 
 

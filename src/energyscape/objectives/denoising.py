@@ -252,6 +252,10 @@ class DenoisingScoreMatching:
     conditional : bool
         Whether the model is told the level: needed for a `Denoiser` and a noise-conditional energy;
         False for an energy or a field of x alone.
+    antithetic : bool
+        Take each row at ``x + sigma eps`` and at ``x - sigma eps``, for twice the cost. The same
+        mean, but the term ``s . eps/sigma``, whose noise grows as 1/sigma, is then that of the
+        difference of two near scores, and stays of order 1 as the level falls.
 
     Examples
     --------
@@ -265,6 +269,7 @@ class DenoisingScoreMatching:
 
     sigma: float
     conditional: bool = False
+    antithetic: bool = False
     needs_double_backward = True
 
     def __post_init__(self) -> None:
@@ -303,6 +308,10 @@ class DenoisingScoreMatching:
     ) -> LossOutput:
         """The loss of each row, shape (batch,)."""
         eps = torch.randn(x.shape, generator=rng, dtype=x.dtype, device=x.device)
+        count = len(x)
+        if self.antithetic:
+            x, eps = torch.cat([x, x]), torch.cat([eps, -eps])
+            label = None if label is None else label.repeat(2)
         noisy = torch.add(x, eps, alpha=self.sigma)
         level = self.sigma if self.conditional else None
         score = model_score(
@@ -310,4 +319,4 @@ class DenoisingScoreMatching:
         )
         residual = torch.add(score.to(x.dtype), eps, alpha=1 / self.sigma)
         loss = 0.5 * residual.square().flatten(1).sum(1)
-        return LossOutput(loss, aux, {})
+        return LossOutput(loss.reshape(-1, count).mean(0), aux, {})
