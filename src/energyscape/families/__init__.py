@@ -9,6 +9,8 @@ ncsn    score net       denoising over a ladder of levels          annealed Lang
 ddpm    eps net         simple loss on a 1,000-step chain          ancestral
 edm     EDM denoiser    denoising over all levels                  Heun on the ODE
 ======  ==============  =========================================  ==============================
+
+`AnomalyDetector` stands beside them: it learns no density, and finds rows that do not belong.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import os
 
 from energyscape.artifact import ArtifactError, prepare
+from energyscape.families.anomaly import AnomalyDetector
 from energyscape.families.base import DensityEstimator, NoLogDensityError, Values
 from energyscape.families.ddpm import DDPM
 from energyscape.families.ebm import EBM
@@ -32,6 +35,7 @@ __all__ = [
     "EDM",
     "FAMILIES",
     "NCSN",
+    "AnomalyDetector",
     "ArtifactError",
     "CheckpointError",
     "DensityEstimator",

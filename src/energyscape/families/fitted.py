@@ -19,38 +19,16 @@ from torch import Tensor, nn
 
 from energyscape.data import Codec, DataError, Dataset, as_dataset, is_frame, like, to_polars
 
-__all__ = ["Fitted"]
+__all__ = ["DataIn", "Fitted"]
 
 
-class Fitted(DensityMixin, BaseEstimator):
-    """The state of a fitted estimator, and the way from data to encoded rows and back.
-
-    Attributes
-    ----------
-    model_ : Energy or Denoiser
-        In eval mode, with the averaged weights.
-    codec_, schema_, data_kind_ : Codec, Schema or None, {"table", "pictures"}
-    history_ : list of dict
-        The training curve.
-    calibration_ : dict of arrays
-        ``anomaly_scores`` of the calibration rows, sorted, and up to 1,000 of them encoded, ``rows``.
-    info_ : dict
-        Seed, versions, seconds, stop reason, data, notes.
-    n_features_in_, feature_names_in_
-        As in scikit-learn.
-    """
+class DataIn(BaseEstimator):
+    """How data of any make reach an estimator, and what it remembers of them."""
 
     # Set by fitting or loading.
-    model_: nn.Module
-    _frozen: nn.Module | None
     _template: Any
-    codec_: Codec
     schema_: Any
     data_kind_: str
-    facts_: dict[str, Any]
-    history_: list[dict[str, Any]]
-    calibration_: dict[str, np.ndarray]
-    info_: dict[str, Any]
     input_kind_: str
     frame_kind_: str
     n_features_in_: int
@@ -65,7 +43,7 @@ class Fitted(DensityMixin, BaseEstimator):
             dataset, self.input_kind_ = as_dataset(X), "frame"
             self._template = X[:0]
         else:
-            if np.ndim(X) in (3, 4):
+            if np.asarray(X).ndim in (3, 4):
                 dataset, self.input_kind_ = as_dataset(X), "array"
             else:
                 checked = validate_data(
@@ -115,6 +93,40 @@ class Fitted(DensityMixin, BaseEstimator):
             X = pl.DataFrame({name: table[:, j] for j, name in enumerate(names)})
         return X
 
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.non_deterministic = False
+        return tags
+
+
+class Fitted(DensityMixin, DataIn):
+    """The state of a fitted estimator, and the way from data to encoded rows and back.
+
+    Attributes
+    ----------
+    model_ : Energy or Denoiser
+        In eval mode, with the averaged weights.
+    codec_, schema_, data_kind_ : Codec, Schema or None, {"table", "pictures"}
+    history_ : list of dict
+        The training curve.
+    calibration_ : dict of arrays
+        ``anomaly_scores`` of the calibration rows, sorted, and up to 1,000 of them encoded, ``rows``.
+    info_ : dict
+        Seed, versions, seconds, stop reason, data, notes.
+    n_features_in_, feature_names_in_
+        As in scikit-learn.
+    """
+
+    # Set by fitting or loading.
+    model_: nn.Module
+    _frozen: nn.Module | None
+    codec_: Codec
+    facts_: dict[str, Any]
+    history_: list[dict[str, Any]]
+    calibration_: dict[str, np.ndarray]
+    info_: dict[str, Any]
+
     def encode(self, X: Any) -> Tensor:
         """Rows as the model sees them, float64, shape (n, ...); deterministic."""
         data = self._conform(X)
@@ -151,9 +163,3 @@ class Fitted(DensityMixin, BaseEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "model_")
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        tags.non_deterministic = False
-        return tags

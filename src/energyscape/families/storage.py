@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from energyscape.artifact import Artifact, ArtifactError, read_artifact, write_artifact
-from energyscape.data import codec_from_state
+from energyscape.data import Schema, codec_from_state
+from energyscape.detectors import EmpiricalDetector, TableRows
+from energyscape.families.fitting import versions
 
 if TYPE_CHECKING:
+    from energyscape.families.anomaly import AnomalyDetector
     from energyscape.families.base import DensityEstimator
 
-__all__ = ["load_estimator", "save_estimator"]
+__all__ = ["load_detector", "load_estimator", "save_detector", "save_estimator"]
+
+_DETECTOR = "anomalydetector"
 
 
 def save_estimator(estimator: DensityEstimator, path: Path) -> None:
@@ -58,6 +63,8 @@ def load_estimator(
             f"{path} holds the weights of {config['model']}, which is no family: build one and call "
             "energyscape.load_weights"
         )
+    if config.get("family") == _DETECTOR:
+        raise ArtifactError(f"{path} holds an anomaly detector: use AnomalyDetector.load")
     if config.get("family") not in known:
         raise ArtifactError(f"{path} holds a model of an unknown family {config.get('family')!r}")
     try:
@@ -88,6 +95,73 @@ def load_estimator(
     estimator.info_ = {k: v for k, v in artifact.manifest.items() if k not in ("files", "format")}
     estimator.history_ = _training_curve(Path(path) / "metrics.jsonl")
     return estimator
+
+
+def save_detector(detector: AnomalyDetector, path: Path) -> None:
+    """Write a fitted detector: its reference rows are its model."""
+    names = getattr(detector, "feature_names_in_", None)
+    config = {
+        "family": _DETECTOR,
+        "settings": detector.get_params(),
+        "schema": detector.schema_.to_dict(),
+        "calibrated_by": detector.calibrated_by_,
+        "data_kind": detector.data_kind_,
+        "input_kind": detector.input_kind_,
+        "frame_kind": detector.frame_kind_,
+        "n_features_in": detector.n_features_in_,
+        "feature_names_in": None if names is None else [str(n) for n in names],
+    }
+    reference = {
+        "numbers": detector.reference_.numbers,
+        "codes": detector.reference_.codes,
+        "reach": detector.detector_.reach,
+        "own": detector.detector_.own,
+    }
+    scores = {
+        "anomaly_scores": detector.calibration_scores_,
+        "training_scores": detector.training_scores_,
+    }
+    about = {"notes": detector.notes_, "versions": versions()}
+    write_artifact(path, Artifact({}, reference, scores, config, about))
+
+
+def load_detector(path: str | os.PathLike[str]) -> AnomalyDetector:
+    """The detector that was saved; the same scores.
+
+    Raises
+    ------
+    ArtifactError
+        One line that names what is wrong with the folder.
+    """
+    from energyscape.families.anomaly import AnomalyDetector
+
+    artifact = read_artifact(path)
+    config = artifact.config
+    if config.get("family") != _DETECTOR:
+        raise ArtifactError(f"{path} holds no anomaly detector: use energyscape.load")
+    try:
+        detector = AnomalyDetector(**config["settings"])
+        rows = TableRows(artifact.codec["numbers"], artifact.codec["codes"])
+        detector.reference_ = rows
+        detector.detector_ = EmpiricalDetector.restore(
+            rows, artifact.codec["reach"], artifact.codec["own"]
+        )
+        detector.schema_ = Schema.from_dict(config["schema"])
+        detector.calibrated_by_ = config["calibrated_by"]
+        detector.data_kind_ = config["data_kind"]
+        detector.input_kind_ = config["input_kind"]
+        detector.frame_kind_ = config["frame_kind"]
+        detector.n_features_in_ = config["n_features_in"]
+        detector.training_scores_ = artifact.calibration["training_scores"]
+        detector.calibration_scores_ = artifact.calibration["anomaly_scores"]
+    except (KeyError, TypeError, ValueError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ArtifactError(f"{path} does not fit this version of energyscape: {first}") from error
+    if config["feature_names_in"] is not None:
+        detector.feature_names_in_ = np.asarray(config["feature_names_in"], dtype=object)
+    detector._template = None
+    detector._decide(config["settings"]["false_alarm_rate"])
+    return detector
 
 
 def _training_curve(path: Path) -> list[dict[str, Any]]:

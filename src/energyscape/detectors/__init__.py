@@ -1,0 +1,27 @@
+"""Detectors without a network: energies of the data themselves, where distances mean something.
+
+A side room: numpy only, no model and no training. :class:`EmpiricalDetector` is what
+`energyscape.AnomalyDetector` stands on; its parts are functions of encoded rows and can be put together
+anew.
+"""
+
+from energyscape.detectors.energies import (
+    Surroundings,
+    empirical_energies,
+    nearest_distances,
+    surroundings,
+)
+from energyscape.detectors.ensemble import EmpiricalDetector
+from energyscape.detectors.surprise import TailLaw
+from energyscape.detectors.views import TableRows, View
+
+__all__ = [
+    "EmpiricalDetector",
+    "Surroundings",
+    "TableRows",
+    "TailLaw",
+    "View",
+    "empirical_energies",
+    "nearest_distances",
+    "surroundings",
+]

@@ -1,0 +1,136 @@
+r"""The default detector: the energy of the data in two views, and how it changes between neighbours.
+
+Three members, each read as surprise in nats (:mod:`energyscape.detectors.surprise`) and averaged with
+weights 2, 2 and 1; nothing is chosen per table and no label is looked at:
+
+1. the energy at sigma = 1/2 in the standard view: far from the data in its own units;
+2. the energy at sigma = 1/2 in the ranked view: far from the data in a heavy-tailed column's bulk;
+3. the contrast in the standard view: how much wider a row's surroundings are than those of its ten
+   nearest rows, ``log r(x) - log mean r(neighbours)`` (as the local outlier factor, Breunig et al.
+   2000, which compares reachabilities), for rows that lie just outside a dense cluster.
+
+Members are calibrated on the training rows themselves, each without itself.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from energyscape.detectors.energies import Surroundings, surroundings
+from energyscape.detectors.surprise import TailLaw
+from energyscape.detectors.views import TableRows, View
+
+__all__ = ["EmpiricalDetector"]
+
+_LEVEL = 0.5
+_NEIGHBOURS = 10
+_WEIGHTS = (2.0, 2.0, 1.0)
+#: Added to distances (in standard deviations), so that duplicates have a finite contrast.
+_FLOOR = 1e-3
+
+
+class EmpiricalDetector(NamedTuple):
+    """How strange rows are beside reference rows.
+
+    Parameters
+    ----------
+    views : the standard and the ranked view.
+    points : reference rows in each view, arrays of shape (n, D).
+    reach : array of shape (n,)
+        Mean distance of each reference row to its nearest ones, standard view.
+    own : array of shape (n, 3)
+        Each member's score of the reference rows, each without itself.
+    laws : of the columns of ``own``.
+
+    Examples
+    --------
+    >>> numbers = np.random.default_rng(0).normal(size=(200, 2))
+    >>> rows = TableRows(numbers, np.zeros((200, 0), dtype=np.int64))
+    >>> far = TableRows(np.array([[0.0, 0.0], [9.0, 9.0]]), np.zeros((2, 0), dtype=np.int64))
+    >>> near, away = EmpiricalDetector.fit(rows).score(far)
+    >>> bool(near < 1 < 5 < away)
+    True
+    """
+
+    views: tuple[View, View]
+    points: tuple[NDArray[np.float64], ...]
+    reach: NDArray[np.float64]
+    own: NDArray[np.float64]
+    laws: tuple[TailLaw, ...]
+
+    @classmethod
+    def fit(cls, rows: TableRows) -> Self:
+        """Views, points and laws of reference rows; O(n^2 D) time, O(n D) memory.
+
+        Raises
+        ------
+        ValueError
+            Fewer than two rows.
+        """
+        if len(rows) < 2:
+            raise ValueError(f"at least 2 rows are needed to compare, got {len(rows)}")
+        views, points = _look(rows)
+        own = np.arange(len(rows))
+        near = _near(points[0], points[0], own)
+        ranked = near if _alike(views) else _near(points[1], points[1], own)
+        members = _members(near, ranked, near.reach)
+        return cls(views, points, near.reach, members, _laws(members))
+
+    @classmethod
+    def restore(cls, rows: TableRows, reach: NDArray[np.float64], own: NDArray[np.float64]) -> Self:
+        """The detector again from its reference rows and what fitting measured on them; O(n D)."""
+        return cls(*_look(rows), reach, own, _laws(own))
+
+    @property
+    def own_scores(self) -> NDArray[np.float64]:
+        """Scores of the reference rows, each without itself, shape (n,)."""
+        return _combine(self.own, self.laws)
+
+    def members(self, rows: TableRows) -> NDArray[np.float64]:
+        """Each member's own score, shape (m, 3): larger is stranger."""
+        near = _near(self.views[0].transform(rows), self.points[0])
+        ranked = (
+            near if _alike(self.views) else _near(self.views[1].transform(rows), self.points[1])
+        )
+        return _members(near, ranked, self.reach)
+
+    def score(self, rows: TableRows) -> NDArray[np.float64]:
+        """Mean surprise over the members in nats, shape (m,); a function of the row alone."""
+        return _combine(self.members(rows), self.laws)
+
+
+def _look(rows: TableRows) -> tuple[tuple[View, View], tuple[NDArray[np.float64], ...]]:
+    views = (View.fit(rows), View.fit(rows, ranked=True))
+    return views, tuple(view.transform(rows) for view in views)
+
+
+def _alike(views: tuple[View, View]) -> bool:
+    """Whether no column is ranked, so that the two views are one."""
+    return all(known is None for known in views[1].order)
+
+
+def _laws(members: NDArray[np.float64]) -> tuple[TailLaw, ...]:
+    return tuple(TailLaw.fit(scores) for scores in members.T)
+
+
+def _near(
+    x: NDArray[np.float64], rows: NDArray[np.float64], own: NDArray[np.int64] | None = None
+) -> Surroundings:
+    k = min(_NEIGHBOURS, len(rows) - (own is not None))
+    return surroundings(x, rows, _LEVEL, k, own=own)
+
+
+def _members(
+    near: Surroundings, ranked: Surroundings, reach: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    around = reach[near.nearest].mean(axis=1)
+    contrast = np.log(near.reach + _FLOOR) - np.log(around + _FLOOR)
+    return np.stack([near.energy, ranked.energy, contrast], axis=1)
+
+
+def _combine(members: NDArray[np.float64], laws: tuple[TailLaw, ...]) -> NDArray[np.float64]:
+    parts = [law.surprise(scores) for law, scores in zip(laws, members.T, strict=True)]
+    return np.average(np.stack(parts), axis=0, weights=_WEIGHTS)

@@ -1,0 +1,176 @@
+"""The detector's contract: scikit-learn's, the stated error rates, and what it keeps on disk."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import energyscape
+from energyscape import AnomalyDetector
+from energyscape.data import DataError
+from energyscape.families import ArtifactError, SettingError
+
+REASONS = {
+    "check_dataframe_column_names_consistency": (
+        "columns in another order are put in order by their names instead of refused"
+    ),
+}
+
+
+@parametrize_with_checks(
+    [AnomalyDetector(random_state=0), AnomalyDetector(calibration="split", random_state=0)],
+    expected_failed_checks=lambda estimator: REASONS,
+)
+@pytest.mark.filterwarnings("ignore:.*calibration rows cannot give")
+def test_check_estimator(estimator, check):
+    """Every check of scikit-learn passes, but for the one named above with its reason."""
+    check(estimator)
+
+
+def blobs(n: int, seed: int, dim: int = 3) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    centres = np.array([[0.0] * dim, [4.0] * dim])
+    return centres[rng.integers(2, size=n)] + rng.normal(size=(n, dim))
+
+
+def far(n: int, seed: int, dim: int = 3) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-4, 8, size=(n, dim)) * [1, -1, 1]
+
+
+@pytest.mark.parametrize("calibration", ["cross", "split"])
+def test_p_values_of_ordinary_rows_are_super_uniform(calibration):
+    """Over 40 tables, P(p <= a) is at most a plus three standard errors of 40 x 100 rows' mean."""
+    p = np.concatenate(
+        [
+            AnomalyDetector(calibration=calibration, random_state=i)
+            .fit(blobs(120, i))
+            .p_values(blobs(100, 1000 + i))
+            for i in range(40)
+        ]
+    )
+    for a in (0.05, 0.1, 0.25, 0.5):
+        # P-values of one table share its calibration rows (30 or 120): that is the larger error.
+        error = np.sqrt(a * (1 - a) * (1 / (40 * 30) + 1 / len(p)))
+        assert (p <= a).mean() <= a + 3 * error
+
+
+def test_strange_rows_are_found_and_the_smallest_p_value_is_told():
+    detector = AnomalyDetector(random_state=0).fit(blobs(400, 0))
+    assert detector.calibrated_by_ == "cross"
+    assert detector.smallest_p_value == 1 / 401
+    ordinary, strange = blobs(200, 1), far(50, 2)
+    scores = detector.anomaly_score(np.concatenate([ordinary, strange]))
+    assert roc_auc_score(np.arange(250) >= 200, scores) > 0.95
+    flagged = detector.flag(np.concatenate([ordinary, strange]), fdr=0.1)
+    assert flagged[200:].mean() > 0.4
+    assert flagged[:200].mean() < 0.05
+    proba = detector.predict_proba(strange)
+    assert np.allclose(proba.sum(1), 1)
+    assert np.array_equal(proba[:, 0], detector.p_values(strange))
+
+
+def test_predict_agrees_with_the_p_value_at_the_stated_rate():
+    detector = AnomalyDetector(false_alarm_rate=0.1, random_state=0).fit(blobs(200, 0))
+    rows = np.concatenate([blobs(100, 1), far(50, 2)])
+    assert np.array_equal(detector.predict(rows) == -1, detector.p_values(rows) <= 0.1)
+    assert detector.threshold(0.1) == -detector.offset_
+    assert detector.threshold(1e-4) == np.inf
+
+
+def test_a_rate_that_cannot_be_had_is_said():
+    with pytest.warns(
+        UserWarning, match="50 calibration rows cannot give a false-alarm rate of 0.01"
+    ):
+        detector = AnomalyDetector(false_alarm_rate=0.01, random_state=0).fit(blobs(50, 0))
+    assert len(detector.notes_) == 1
+    assert detector.predict(np.full((1, 3), 50.0))[0] == -1
+
+
+def test_a_rows_score_is_its_own():
+    """Alone or in a batch the same, up to the order of sums."""
+    detector = AnomalyDetector(random_state=0).fit(blobs(200, 0))
+    rows = blobs(30, 1)
+    alone = np.concatenate([detector.anomaly_score(row[None]) for row in rows])
+    assert np.allclose(alone, detector.anomaly_score(rows), rtol=1e-9)
+
+
+def test_units_and_order_of_columns_do_not_matter():
+    X, rows = blobs(200, 0), blobs(50, 1)
+    plain = AnomalyDetector(random_state=0).fit(X).anomaly_score(rows)
+    turn, scale = [2, 0, 1], np.array([1e-3, 7.0, 1e4])
+    other = AnomalyDetector(random_state=0).fit((X * scale - 5)[:, turn])
+    assert np.allclose(plain, other.anomaly_score((rows * scale - 5)[:, turn]), rtol=1e-6)
+
+
+def test_trimming_helps_where_training_rows_hold_anomalies():
+    X = np.concatenate([blobs(400, 0), far(20, 3)[:, ::-1] * 0.3 + 7])
+    test = np.concatenate([blobs(300, 1), far(60, 4)[:, ::-1] * 0.3 + 7])
+    truth = np.arange(360) >= 300
+    area = {
+        trim: roc_auc_score(
+            truth, AnomalyDetector(trim=trim, random_state=0).fit(X).anomaly_score(test)
+        )
+        for trim in (0.0, 0.1)
+    }
+    assert area[0.1] > area[0.0]
+    assert area[0.1] > 0.9
+
+
+def mixed(n: int, seed: int) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    kind = rng.choice(["cat", "dog"], n)
+    size = np.where(kind == "cat", 4.0, 20.0) + rng.normal(size=n)
+    size[rng.random(n) < 0.1] = np.nan
+    age = rng.integers(0, 15, n)
+    return pd.DataFrame({"kind": kind, "size": size, "age": age, "house": rng.random(n) < 0.5})
+
+
+def test_frames_with_names_blanks_and_unseen_values():
+    detector = AnomalyDetector(random_state=0).fit(mixed(400, 0))
+    rows = mixed(4, 1)
+    rows["size"] = [4.0, 20.0, np.nan, 4.0]
+    rows["kind"] = ["cat", "dog", "dog", "dog"]
+    ordinary = detector.anomaly_score(rows)
+    assert detector.p_values(rows)[3] < 0.05
+    assert (detector.p_values(rows)[:3] > 0.02).all()
+    # Another order of the columns, a half where there were whole numbers, a kind never seen.
+    assert np.array_equal(detector.anomaly_score(rows[["age", "house", "size", "kind"]]), ordinary)
+    odd = rows.assign(kind="bear", age=3.5)
+    assert (detector.anomaly_score(odd) > ordinary - 0.1).all()
+    with pytest.raises(DataError, match="'size'"):
+        detector.anomaly_score(rows.drop(columns="size"))
+
+
+@pytest.mark.parametrize("make", [lambda n, i: blobs(n, i), mixed])
+def test_saved_and_loaded_scores_are_the_same(make, tmp_path):
+    detector = AnomalyDetector(random_state=0, trim=0.05).fit(make(200, 0))
+    detector.save(tmp_path / "run")
+    again = AnomalyDetector.load(tmp_path / "run")
+    rows = make(20, 1)
+    assert np.array_equal(again.anomaly_score(rows), detector.anomaly_score(rows))
+    assert np.array_equal(again.p_values(rows), detector.p_values(rows))
+    assert again.offset_ == detector.offset_
+    assert again.get_params() == detector.get_params()
+    with pytest.raises(ArtifactError, match=r"AnomalyDetector\.load"):
+        energyscape.load(tmp_path / "run")
+
+
+def test_more_rows_than_it_compares_with_are_sampled_and_settings_are_checked():
+    detector = AnomalyDetector(max_rows=50, random_state=0).fit(blobs(200, 0))
+    assert len(detector.reference_) == 50
+    assert len(detector.training_scores_) == 200
+    with pytest.raises(SettingError, match="trim"):
+        AnomalyDetector(trim=0.9).fit(blobs(50, 0))
+    with pytest.raises(DataError, match="pictures"):
+        AnomalyDetector().fit(np.zeros((5, 4, 4), dtype=np.uint8))
+
+
+def test_training_rows_are_scored_without_themselves():
+    X = blobs(200, 0)
+    X[0] = 30.0
+    detector = AnomalyDetector(random_state=0).fit(X)
+    assert detector.training_scores_.argmax() == 0
+    assert detector.anomaly_score(X).max() < detector.training_scores_[0]
