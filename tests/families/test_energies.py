@@ -24,7 +24,7 @@ from energyscape.families.energies import Watched
 from energyscape.families.walks import ScatteredMALA, settled, walker
 from energyscape.mcmc import GaussianBase, LogZ, run_chains
 from energyscape.models import FunctionEnergy
-from energyscape.objectives import ChainsDiverged, LossOutput
+from energyscape.objectives import ChainsDiverged, Contrastive, LossOutput
 
 QUICK = {"max_steps": 4, "batch_size": 32, "width": 8, "blocks": 1, "random_state": 0}
 
@@ -199,6 +199,42 @@ def test_divergence_of_a_fit_is_an_error_of_the_run():
     model = EBM(sampler="ula", step_size=1e6, **QUICK)
     with pytest.raises(TrainingDiverged, match="chains, which no longer follow the model"):
         model.fit(gaussian(100))
+
+
+def test_a_fit_that_rolls_back_goes_on_and_says_so(monkeypatch):
+    """Chains that break once cost a note; without asking, the run."""
+    check, calls = Contrastive._check, []
+
+    def breaks_once(negative, x):
+        calls.append(1)
+        if len(calls) == 30:
+            raise ChainsDiverged("3 of 32 negative chains are not finite")
+        check(negative, x)
+
+    monkeypatch.setattr(Contrastive, "_check", staticmethod(breaks_once))
+    settings = QUICK | {"max_steps": 60, "chain_steps": 2, "normalise": False}
+    model = EBM(on_divergence="rollback", **settings).fit(gaussian(100))
+    assert model.info_["steps"] == 60
+    assert any("diverged at step 30 (back to 2" in note for note in model.info_["notes"])
+    calls.clear()
+    with pytest.raises(TrainingDiverged, match="3 of 32"):
+        EBM(**settings).fit(gaussian(100))
+
+
+# -- settings --------------------------------------------------------------------------------------
+
+
+def test_spectral_normalisation_is_a_setting_that_survives_saving(tmp_path):
+    X = gaussian(200)
+    model = EBM(spectral=True, normalise=False, **QUICK | {"max_steps": 40}).fit(X)
+    layers = [m for m in model.model_.modules() if isinstance(m, torch.nn.Linear)]
+    tops = [float(torch.linalg.matrix_norm(m.weight.detach(), 2)) for m in layers[:-1]]
+    assert all(0.7 < top < 1.4 for top in tops)
+    model.save(tmp_path / "run")
+    again = energyscape.load(tmp_path / "run")
+    assert np.array_equal(again.score_samples(X), model.score_samples(X))
+    ratio = EBM(spectral=True, objective="ratio", normalise=False, **QUICK).fit(X)
+    assert np.isfinite(ratio.score_samples(X)).all()
 
 
 # -- log Z and chains ------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from energyscape.nn import (
     LabelEmbedding,
     PictureNet,
     ResidualMLP,
+    spectrally_normalised,
 )
 
 F64 = torch.float64
@@ -28,7 +29,7 @@ NETWORKS: dict[str, Maker] = {
     "ResidualMLP": lambda shape, **kw: ResidualMLP(shape, width=16, blocks=2, **kw),
     "PictureNet": lambda shape, **kw: PictureNet(shape, width=6, blocks=1, **kw),
 }
-PARTS = {"Conditioning": Conditioning, "EMA": EMA}
+PARTS = {"Conditioning": Conditioning, "EMA": EMA, "spectrally_normalised": spectrally_normalised}
 EMBEDDINGS = {"FourierEmbedding": FourierEmbedding, "LabelEmbedding": LabelEmbedding}
 LABELLED = ["ResidualMLP", "PictureNet"]
 
@@ -188,3 +189,45 @@ def test_conditioning_without_anything_is_none() -> None:
     nothing = Conditioning(8, noise=False)
     assert nothing.dim == 0
     assert nothing(3) is None
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_spectral_normalisation_holds_every_layer_but_the_last(name: str) -> None:
+    """Singular values by SVD after some power iterations, from weights a hundred times too large."""
+    torch.manual_seed(0)
+    network = NETWORKS[name]((1, 4, 4), scalar=True, noise=False)
+    layers = [m for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    last = layers[-1].weight.detach().clone()
+    assert spectrally_normalised(network) is network
+    for layer in layers[:-1]:
+        with torch.no_grad():
+            layer.parametrizations.weight.original.mul_(100.0)  # type: ignore[union-attr]
+    x = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    for _ in range(60):
+        network(x)
+    for layer in layers[:-1]:
+        weight = layer.weight.detach().flatten(1)
+        assert float(torch.linalg.matrix_norm(weight, 2)) == pytest.approx(1.0, abs=0.02)
+    assert torch.equal(layers[-1].weight, last)
+    network.eval()
+    assert torch.equal(network(x), network(x))
+    loss = torch.autograd.grad(network(x.requires_grad_()).sum(), x, create_graph=True)[0]
+    loss.square().sum().backward()
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in network.parameters())
+
+
+def test_a_perceptron_so_normalised_is_no_steeper_than_its_last_layer() -> None:
+    """Slopes of SiLU reach 1.1: three layers before the last one give at most 1.1^3 of its norm."""
+    torch.manual_seed(0)
+    network = spectrally_normalised(MLP((2,), width=16, depth=3, scalar=True))
+    x = 3 * torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
+    for _ in range(30):
+        network(x)
+    (slope,) = torch.autograd.grad(network(x.requires_grad_()).sum(), x)
+    top = 1.1**3 * float(network.layers[-1].weight.detach().norm())  # type: ignore[arg-type, operator]
+    assert 0 < float(slope.norm(dim=1).max()) <= 1.001 * top
+
+
+def test_a_network_of_one_layer_has_nothing_to_normalise() -> None:
+    with pytest.raises(ValueError, match="nothing would be normalised"):
+        spectrally_normalised(nn.Linear(2, 1))

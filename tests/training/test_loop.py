@@ -72,6 +72,55 @@ def test_non_finite_loss_stops_before_the_weights_change(tmp_path):
     assert model.centre.isfinite().all()
 
 
+class Bursts:
+    """A distance whose state counts calls; it breaks at some of them, or wherever it is steep."""
+
+    def __init__(self, at: set[int]) -> None:
+        self.at, self.calls = at, 0
+
+    def init(self, model, x, rng):
+        return {"seen": torch.zeros(())}
+
+    def __call__(self, model, x, aux, rng, *, label=None):
+        self.calls += 1
+        loss = (x - model.centre).square().sum(1)
+        return loss * (math.nan if self.calls in self.at else 1.0), {"seen": aux["seen"] + 1}, {}
+
+
+def test_a_run_that_rolls_back_goes_on_at_half_the_rate_and_says_so(tmp_path):
+    """Weights, averages, optimizer and state go back together; the mean is still reached."""
+    settings = config(max_steps=1500, on_divergence="rollback", decay="constant", warmup=0.0)
+    run = train(Location(), Bursts({400}), data(), config=settings, out=tmp_path)
+    (entry,) = [h for h in run.history if "diverged_at" in h]
+    assert entry["diverged_at"] == 400
+    assert 400 - 2 * 30 <= entry["step"] < 400 - 30
+    assert "loss nan" in entry["reason"]
+    assert run.step == 1500
+    assert run.aux["seen"] == 1500
+    assert torch.allclose(run.model.centre, data().mean(0), atol=0.02)
+    rates = {h["learning_rate"] for h in run.history if "learning_rate" in h}
+    assert rates == {0.05, 0.025}
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert entry in lines
+    assert checkpoint.latest(tmp_path / "train").name == "step-00001500"
+
+
+def test_a_run_that_cannot_be_saved_ends_with_the_reason():
+    """Six divergences are one too many; without asking, one is."""
+    with pytest.raises(TrainingDiverged, match="loss nan"):
+        train(Location(), Bursts({9}), data(), config=config())
+    objective = Bursts(set(range(30, 10_000)))
+    with pytest.raises(TrainingDiverged, match=r"learning rate 0\.00156"):
+        train(
+            Location(),
+            objective,
+            data(),
+            config=config(on_divergence="rollback", decay="constant", warmup=0.0),
+        )
+    with pytest.raises(ValueError, match="stop or rollback"):
+        config(on_divergence="pray")
+
+
 def test_wrong_shape_of_loss_is_named():
     """A loss summed over the batch is refused."""
 

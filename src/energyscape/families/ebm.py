@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from energyscape.densities import GaussianMixture
 from energyscape.families import settings as s
@@ -35,6 +36,7 @@ from energyscape.families.networks import FEW, energy_network, ratio_network
 from energyscape.families.walks import JUMPS, gradients_per_move, walker
 from energyscape.mcmc import anneal
 from energyscape.models import Energy
+from energyscape.nn import spectrally_normalised
 from energyscape.objectives import (
     Contrastive,
     DenoisingScoreMatching,
@@ -136,10 +138,12 @@ class EBM(EnergyEstimator):
         regulariser: Annotated[
             float, Field(ge=0, description="weight of mean(E^2), which biases the density")
         ] = 0.0,
+        on_divergence: s.OnDivergence = "stop",
         normalise: s.Normalise = True,
         network: s.Network = "auto",
         width: s.Width = None,
         blocks: s.Blocks = None,
+        spectral: s.Spectral = False,
         validation_fraction: s.ValidationFraction = 0.1,
         calibration_fraction: s.CalibrationFraction = 0.1,
         patience: s.Patience = None,
@@ -155,10 +159,14 @@ class EBM(EnergyEstimator):
     def _build(self, facts: Mapping[str, Any]) -> Energy:
         settings, shape = self.get_params(), facts["event_shape"]
         if settings["objective"] != "ratio":
-            return self._confined(energy_network(settings, shape), facts)
+            return self._confined(self._tamed(energy_network(settings, shape)), facts)
         moments = torch.tensor([facts["mean"], facts["variance"]], dtype=torch.float64)
         levels = self._levels(facts)
-        return LadderEnergy(ratio_network(settings, shape, len(levels)), levels, *moments)
+        network = self._tamed(ratio_network(settings, shape, len(levels)))
+        return LadderEnergy(network, levels, *moments)
+
+    def _tamed(self, network: nn.Module) -> nn.Module:
+        return spectrally_normalised(network) if self.get_params()["spectral"] else network
 
     def _noise_level(self) -> float:
         """The level given, or the objective's own.
@@ -222,7 +230,9 @@ class EBM(EnergyEstimator):
         def chains(
             target: Target, start: Tensor, rng: torch.Generator
         ) -> tuple[Tensor, dict[str, Tensor | float]]:
-            walked = anneal(start, [target], kernel, moves, rng=rng)
+            # The weights stand still meanwhile: normalised once, not at every step.
+            with parametrize.cached():
+                walked = anneal(start, [target], kernel, moves, rng=rng)
             acceptance = walked.levels[0].acceptance
             return walked.x, {} if acceptance is None else {"acceptance": acceptance.mean()}
 

@@ -130,6 +130,11 @@ class EnergyEstimator(DensityEstimator):
             "variance": spread.tolist(),
         }
 
+    def _noise_level(self) -> float:
+        """Of the density that is learned, in units of the data scale."""
+        given: float | None = self.get_params().get("noise_level")
+        return 0.0 if given is None else given
+
     def _rows(self) -> Tensor:
         """Some training rows, while the objective is composed."""
         return self._training_rows

@@ -110,13 +110,25 @@ def fit_estimator(
         "threads": torch.get_num_threads(),
         "parameters": sum(p.numel() for p in run.model.parameters()),
         "rows": {name: len(part) for name, part in split._asdict().items()},
-        "notes": list(dataset.notes),
+        "notes": [*dataset.notes, *_rolled_back(run.history)],
         "data": {"name": dataset.name, "kind": dataset.kind, **record.source},
         "fingerprint": identity["data"],
         "versions": versions(),
     }
     estimator.calibration_ = estimator._after_training(x.float(), run.aux)
     _calibrate(estimator, dataset, split, progress)
+
+
+def _rolled_back(history: list[dict[str, Any]]) -> list[str]:
+    """What a reader must know of a run that diverged and went on."""
+    found = [entry for entry in history if "diverged_at" in entry]
+    if not found:
+        return []
+    steps = ", ".join(f"{entry['diverged_at']:,} (back to {entry['step']:,})" for entry in found)
+    return [
+        f"training diverged at step {steps} and went on at half the learning rate each time; last "
+        f"reason: {found[-1]['reason']}"
+    ]
 
 
 #: Settings that do not change what is learned.
@@ -137,6 +149,7 @@ def train_config(settings: dict[str, Any], seed: int) -> TrainConfig:
         precision="float32" if precision == "auto" else precision,
         time_limit=settings["time_limit"],
         patience=settings["patience"],
+        on_divergence=settings.get("on_divergence", "stop"),
     )
 
 

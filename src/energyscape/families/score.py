@@ -83,6 +83,7 @@ class ScoreModel(EnergyEstimator):
             float, Field(ge=0, description="noise added to rows, in units of the data scale")
         ] = 0.05,
         probes: Annotated[int, Field(ge=1, description="random directions per row")] = 1,
+        on_divergence: s.OnDivergence = "stop",
         normalise: s.Normalise = True,
         width: s.Width = None,
         blocks: s.Blocks = None,

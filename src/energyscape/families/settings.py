@@ -75,6 +75,20 @@ Clip = Annotated[
         "only, dynamic under guidance"
     ),
 ]
+OnDivergence = Annotated[
+    Literal["stop", "rollback"],
+    Field(
+        description="when training diverges: stop and say why, or go back to the last good state and "
+        "on at half the learning rate, up to five times"
+    ),
+]
+Spectral = Annotated[
+    bool,
+    Field(
+        description="hold the largest singular value of each layer but the last at 1, so that energies "
+        "stay tame for chains (spectral normalisation)"
+    ),
+]
 Normalise = Annotated[
     bool, Field(description="estimate log Z after training, for a log-density in nats")
 ]

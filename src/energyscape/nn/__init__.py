@@ -9,6 +9,7 @@ from energyscape.nn.ema import EMA
 from energyscape.nn.embeddings import Conditioning, FourierEmbedding, LabelEmbedding
 from energyscape.nn.mlp import MLP, ResidualMLP
 from energyscape.nn.picture import PictureNet
+from energyscape.nn.spectral import spectrally_normalised
 
 __all__ = [
     "EMA",
@@ -18,4 +19,5 @@ __all__ = [
     "LabelEmbedding",
     "PictureNet",
     "ResidualMLP",
+    "spectrally_normalised",
 ]

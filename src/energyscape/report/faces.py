@@ -140,7 +140,7 @@ def energies(subject: Subject) -> Section | None:
     items, tables = [], []
     if isinstance(est.model_, Energy):
         # Samples follow the density that was learned, which is that of slightly noisy data.
-        noise = est.get_params().get("noise_level", 0.0) * est.facts_["scale"]
+        noise = est._noise_level() * est.facts_["scale"]
         eps = np.random.default_rng(0).normal(size=subject.data_x.shape)
         both = {
             "Data": _energy(est.model_, subject.data_x + noise * eps),

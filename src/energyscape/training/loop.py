@@ -89,7 +89,8 @@ def train(
     Raises
     ------
     TrainingDiverged
-        On a loss or gradient that is not finite; names step, rate and the last checkpoint.
+        On a loss or gradient that is not finite; names step, rate and the last checkpoint. With
+        ``on_divergence="rollback"`` only after five times.
     KeyboardInterrupt
         On Ctrl-C, after the step in progress and a checkpoint.
 
@@ -121,7 +122,10 @@ def _loop(
     saved = shown = began
     run.model.train()
     while run.step < run.plan.total and not run.stop_reason:
-        value, norm, metrics = run.advance()
+        advanced = run.try_advance()
+        if advanced is None:
+            continue
+        value, norm, metrics = advanced
         now = time.monotonic()
         run.elapsed = before + now - began
         replanned = run.replan_if_due()

@@ -49,6 +49,10 @@ class TrainConfig:
         Stop after so many validations without a better one; None trains to the end. With validation
         rows the best averaged weights are kept either way, unless `keep` is "last".
     keep : {"best", "last"}
+    on_divergence : {"stop", "rollback"}
+        Whether a run that diverges ends with the reason, or goes back to its last good state and on
+        from there at half the learning rate, up to five times. Good states are kept in memory alone:
+        an interrupted run that rolls back after it was resumed may differ in its bits.
     checkpoint_seconds : float
         Between checkpoints, when the run has a folder.
     """
@@ -69,6 +73,7 @@ class TrainConfig:
     validations: int = 20
     patience: int | None = None
     keep: Literal["best", "last"] = "best"
+    on_divergence: Literal["stop", "rollback"] = "stop"
     checkpoint_seconds: float = 30.0
 
     def __post_init__(self) -> None:
@@ -80,6 +85,8 @@ class TrainConfig:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.time_limit is not None and not self.time_limit > 0:
             raise ValueError(f"time_limit must be positive, got {self.time_limit}")
+        if self.on_divergence not in ("stop", "rollback"):
+            raise ValueError(f"on_divergence is stop or rollback, got {self.on_divergence!r}")
         if self.precision not in ("float32", "bfloat16", "float64"):
             raise ValueError(
                 f"precision must be float32, bfloat16 or float64, got {self.precision!r}"

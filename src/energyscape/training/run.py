@@ -27,6 +27,7 @@ from energyscape.nn import EMA
 from energyscape.training import checkpoint
 from energyscape.training.plan import Plan, TrainConfig
 from energyscape.training.processes import Processes
+from energyscape.training.rollback import LIMIT, Snapshots
 from energyscape.training.rows import PermutationStream, Rows, TensorRows
 
 __all__ = ["Run", "TrainingDiverged", "choose_device"]
@@ -90,6 +91,8 @@ class Run:
         self.elapsed = 0.0
         self.window = [0.0, 0.0]
         self.stop_reason = ""
+        self.rollbacks = 0
+        self.snapshots = Snapshots()
 
     def _rows(self, rows: Rows | Tensor) -> Rows:
         if isinstance(rows, Tensor):
@@ -136,6 +139,7 @@ class Run:
             "worse": self.worse,
             "elapsed": self.elapsed,
             "window": self.window,
+            "rollbacks": self.rollbacks,
             "stop_reason": self.stop_reason,
             "history": self.history,
         }
@@ -154,7 +158,9 @@ class Run:
         wanted, found = asdict(self.config), record["config"]
         free = ("checkpoint_seconds", "device")
         changed = [
-            k for k, v in wanted.items() if k not in free and json.loads(json.dumps(v)) != found[k]
+            k
+            for k, v in wanted.items()
+            if k not in free and json.loads(json.dumps(v)) != found.get(k)
         ]
         if changed:
             raise checkpoint.CheckpointError(
@@ -180,6 +186,7 @@ class Run:
         self.elapsed, self.window = record["elapsed"], record["window"]
         self.history = record["history"]
         self.stop_reason = record["stop_reason"]
+        self.rollbacks = record["rollbacks"]
         if self.out is not None and rank == 0:
             lines = "".join(json.dumps(h) + "\n" for h in self.history)
             (self.out / "metrics.jsonl").write_text(lines)
@@ -202,7 +209,7 @@ class Run:
         start = self.step * self.batch + self.processes.rank * share
         indices = self.stream.take(start, share).to(self.device)
         x, label = self.rows.batch(indices, self.step, self.rng)
-        rate = config.rate(min(self.plan.fraction(self.step + 1), 1.0))
+        rate = config.rate(min(self.plan.fraction(self.step + 1), 1.0)) * 0.5**self.rollbacks
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -230,6 +237,26 @@ class Run:
         # The fused step divides as it reads, which saves a pass over all gradients.
         self.optimizer.grad_scale = scale  # type: ignore[attr-defined]
         self.optimizer.step()
+
+    def try_advance(self) -> tuple[float, float, dict[str, Any]] | None:
+        """`advance`, or None where the run diverged and went back to a good state, as asked."""
+        if self.config.on_divergence == "stop":
+            return self.advance()
+        self.snapshots.take_if_due(self)
+        try:
+            return self.advance()
+        except TrainingDiverged as error:
+            # One process cannot go back alone, and an objective's own alarm is heard by one.
+            if self.rollbacks >= LIMIT or self.processes.world_size > 1:
+                raise
+            reason, at = str(error), self.step + 1
+        self.rollbacks += 1
+        step = self.snapshots.restore(self)
+        self.window = [0.0, 0.0]
+        entry = {"step": step, "diverged_at": at, "rollbacks": self.rollbacks, "reason": reason}
+        self._write(entry | {"seconds": self.elapsed})
+        self.save()
+        return None
 
     def _divergence(self, value: float, norm: float, rate: float) -> str:
         last = checkpoint.latest(self.out / "train") if self.out is not None else None
