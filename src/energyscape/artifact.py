@@ -7,7 +7,7 @@ model.safetensors     the averaged weights
 codec.safetensors     scales and tables of the codec
 calibration           anomaly scores and encoded rows of the calibration part (.safetensors)
 config.json           family, settings, facts measured on the data, the codec's plain values
-manifest.json         format, versions, seed, data, and the sha256 of each file above
+manifest.json         format, versions, seed, data, and the sha256 of each other file
 metrics.jsonl         the training curve; ``train/`` holds checkpoints
 ====================  ============================================================================
 
@@ -50,6 +50,7 @@ __all__ = [
 ]
 
 FORMAT = 1
+_CURVE = "metrics.jsonl"
 _FILES = ("model.safetensors", "codec.safetensors", "calibration.safetensors", "config.json")
 
 
@@ -141,6 +142,8 @@ def write_artifact(path: str | os.PathLike[str], artifact: Artifact) -> None:
     for name, content in contents.items():
         write_bytes(folder / name, content)
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    if (folder / _CURVE).is_file():
+        sums[_CURVE] = hashlib.sha256((folder / _CURVE).read_bytes()).hexdigest()
     manifest = artifact.manifest | {"format": FORMAT, "files": sums}
     write_bytes(folder / "manifest.json", _json(manifest))
 
@@ -181,6 +184,13 @@ def read_artifact(path: str | os.PathLike[str]) -> Artifact:
         if hashlib.sha256(content).hexdigest() != manifest["files"].get(name):
             raise ArtifactError(f"{file} is damaged: its checksum differs from the manifest's")
         contents[name] = content
+    # A run without its curve is a model still; one with another curve would tell a wrong story.
+    curve, known = folder / _CURVE, manifest["files"].get(_CURVE)
+    if known and curve.is_file() and hashlib.sha256(curve.read_bytes()).hexdigest() != known:
+        raise ArtifactError(
+            f"{curve} is damaged: its checksum differs from the manifest's; without it the run has "
+            "a model and no training curve"
+        )
     try:
         return Artifact(
             load_tensors(contents["model.safetensors"]),

@@ -219,15 +219,20 @@ def test_run_folder_resumes_only_what_it_started(tmp_path):
         (tmp_path / "train" / "run.json").write_text(damaged)
         with pytest.raises(CheckpointError, match=r"run\.json is damaged"):
             EDM(**QUICK).fit_run(data, tmp_path, resume=True)
+    (tmp_path / "train" / "run.json").unlink()
+    with pytest.raises(CheckpointError, match=r"run\.json is missing"):
+        EDM(**QUICK).fit_run(data, tmp_path, resume=True)
 
 
 def test_damaged_training_curve_is_named(tmp_path):
-    """metrics.jsonl has no checksum: what is no JSON is refused, none at all is an empty curve."""
+    """A changed byte in metrics.jsonl is refused by name; without the file the curve is empty."""
     EDM(**QUICK).fit(np.random.default_rng(0).normal(size=(30, 2))).save(tmp_path)
     curve = tmp_path / "metrics.jsonl"
-    curve.write_bytes(curve.read_bytes()[:-9])
-    with pytest.raises(ArtifactError, match=r"metrics\.jsonl is damaged"):
-        energyscape.load(tmp_path)
+    whole = curve.read_bytes()
+    for damaged in (whole[:-9], whole.replace(b"0", b"1", 1)):
+        curve.write_bytes(damaged)
+        with pytest.raises(ArtifactError, match=r"metrics\.jsonl is damaged"):
+            energyscape.load(tmp_path)
     curve.unlink()
     assert energyscape.load(tmp_path).history_ == []
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from energyscape.cli.console import tell
+from energyscape.cli.failures import BadInput
 from energyscape.cli.options import Device, Overwrite, Quiet, Run, Seed, refuse_existing
 
 __all__ = ["EXAMPLE", "run"]
@@ -35,6 +36,8 @@ def run(
     """
     if out is not None:
         refuse_existing(out, overwrite=overwrite)
+    if not folder.is_dir():
+        raise BadInput(f"{folder} is not a folder: give the folder of a fitted model")
     from energyscape.report import build
 
     page = build(folder, out if out is not None else folder / "report.html")

@@ -192,6 +192,10 @@ def _seed(random_state: int | None, record: RunRecord, identity: dict[str, Any])
     if record.out is None:
         return int(seed)
     path = record.out / "train" / "run.json"
+    if record.resume and not path.is_file() and any(path.parent.glob("step-*")):
+        raise CheckpointError(
+            f"{path} is missing, so nothing tells what was trained; start over with --overwrite"
+        )
     if record.resume and path.is_file():
         known = _record(path)
         if known["data"] != identity["data"]:

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from energyscape.artifact import Artifact, ArtifactError, read_artifact, write_artifact
+from energyscape.artifact import (
+    Artifact,
+    ArtifactError,
+    read_artifact,
+    write_artifact,
+    write_bytes,
+)
 from energyscape.data import Schema, codec_from_state
 from energyscape.detectors import EmpiricalDetector, TableRows
 from energyscape.families.fitting import versions
@@ -39,10 +45,11 @@ def save_estimator(estimator: DensityEstimator, path: Path) -> None:
         "feature_names_in": None if names is None else [str(n) for n in names],
     }
     model = estimator.model_.state_dict()
-    write_artifact(path, Artifact(model, arrays, estimator.calibration_, config, estimator.info_))
     if not (path / "metrics.jsonl").exists():
         lines = "".join(json.dumps(entry) + "\n" for entry in estimator.history_)
-        (path / "metrics.jsonl").write_text(lines)
+        path.mkdir(parents=True, exist_ok=True)
+        write_bytes(path / "metrics.jsonl", lines.encode())
+    write_artifact(path, Artifact(model, arrays, estimator.calibration_, config, estimator.info_))
 
 
 def load_estimator(

@@ -99,11 +99,14 @@ def read(folder: Path, *, rank: int, world_size: int) -> tuple[dict[str, Tensor]
         If the file is damaged, or was written by another number of processes.
     """
     parts = len(list(folder.glob("rank*.safetensors")))
+    path = folder / f"rank{rank}.safetensors"
+    for part in (path, path.with_suffix(".sha256")):
+        if not part.is_file() and parts <= world_size:
+            raise CheckpointError(f"{part} is missing; delete {folder} to start over")
     if parts != world_size:
         raise CheckpointError(
             f"{folder} was written by {parts} processes and cannot be continued by {world_size}"
         )
-    path = folder / f"rank{rank}.safetensors"
     try:
         if _digest(path) != path.with_suffix(".sha256").read_text():
             raise ValueError("its checksum differs")
