@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ import energyscape
 from energyscape.diffusion import SAMPLERS, LearnedRange
 from energyscape.families import DDPM, EBM, EDM, NCSN
 from energyscape.families.labels import HiddenLabels
+from energyscape.families.settings import SettingError, validate_settings
+from energyscape.mcmc import Annealed
 from energyscape.models import FunctionDenoiser, per_row
 from energyscape.objectives import DenoisingLoss
 
@@ -197,3 +200,53 @@ def test_hidden_labels():
     assert got[2] is None
     assert HiddenLabels(objective).init(None, torch.zeros(4), rng) is None
     assert not HiddenLabels(objective).needs_double_backward
+
+
+def test_levels_are_a_number_or_a_ladder():
+    """A ladder given is the ladder walked and trained; words of the command line are read."""
+    model = NCSN(levels=[9.0, 3.0, 1.0, 0.5], **QUICK).fit(X)
+    assert np.allclose(model.levels_, [9.0, 3.0, 1.0, 0.5])
+    objective = model._compose(model.model_, model.facts_).objective
+    drawn = objective.schedule.sample(400, torch.Generator().manual_seed(0))
+    assert torch.allclose(drawn.unique(), torch.tensor([0.5, 1.0, 3.0, 9.0]).double())
+    assert model.sample(2, steps=1).shape == (2, 2)
+    assert validate_settings(NCSN, {"levels": "9, 3,0.5"}) == {"levels": [9.0, 3.0, 0.5]}
+    assert validate_settings(NCSN, {"levels": "12"}) == {"levels": 12}
+    for bad in ([1.0, 2.0], "0.1,0.5,1", [1.0, 1.0], [2.0, 0.0], [math.inf, 1.0], [3.0]):
+        with pytest.raises(SettingError, match="levels must fall from the largest sigma"):
+            validate_settings(NCSN, {"levels": bad})
+    for bad in ("a,b", True, 1):
+        with pytest.raises(SettingError, match="levels="):
+            validate_settings(NCSN, {"levels": bad})
+    with pytest.raises(ValueError, match="leave sigma_min"):
+        NCSN(levels=[9.0, 0.5], sigma_max=9.0, **QUICK).fit(X)
+
+
+def test_the_classic_set_up(monkeypatch):
+    """Ten levels over two decades below the widest range, 100 tested-by-none steps, weights as they
+    are at the end, no step without noise; a setting given stands."""
+    seen = {}
+
+    def walk(at, levels, x0, **how):
+        seen.update(how, levels=levels)
+        return Annealed(x0, None, [])
+
+    monkeypatch.setattr("energyscape.families.denoising.annealed_langevin", walk)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        model = NCSN(setup="classic", **QUICK).fit(X)
+        assert NCSN(setup="classic", levels=5, **QUICK).fit(X).facts_["levels"] == 5
+    x = model.encode(X)
+    assert len(model.levels_) == 10
+    # The level is measured on training rows, whose range is at most that of all.
+    assert 0.5 < model.levels_[0] / float((x.amax(0) - x.amin(0)).max()) <= 1
+    assert model.levels_[0] / model.levels_[-1] == pytest.approx(100)
+    model.sample(3)
+    assert seen["steps_per_level"] == 100
+    assert seen["denoise"] is False
+    assert seen["step_size"] == pytest.approx(0.1 * model.levels_[-1] ** 2)
+    model.sample(3, steps=7)
+    assert seen["steps_per_level"] == 7
+    assert model._habits() == {"ema_decay": 0.0}
+    NCSN(**QUICK).fit(X).sample(3)
+    assert seen["steps_per_level"] == 10

@@ -13,9 +13,9 @@ import torch
 import energyscape
 from energyscape.data import DataError, as_dataset, load
 from energyscape.densities import GaussianMixture
-from energyscape.families import DDPM, EBM, EDM, NCSN, conditioning
+from energyscape.families import DDPM, EBM, EDM, NCSN, ScoreModel, conditioning
 from energyscape.families.labels import class_codes, class_labels
-from energyscape.models import FunctionDenoiser
+from energyscape.models import FunctionDenoiser, MixtureOfGaussians
 
 QUICK = {"max_steps": 3, "batch_size": 16, "width": 8, "blocks": 1, "random_state": 0}
 
@@ -93,6 +93,20 @@ def test_a_number_given_leaves_the_closed_form_conditional(exact):
     got = float((drawn[:, 1] > 0).mean())
     assert abs(got - want) < 4 * (want * (1 - want) / 400) ** 0.5 + 0.05
     assert (exact.sample(2, given={0: -0.5}, random_state=1, steps=6)[:, 0] == -0.5).all()
+
+
+def test_annealed_langevin_paints_around_a_number(exact):
+    """Asked for by name: the conditional's own mode of the mixture is met, and the value kept."""
+    drawn = exact.sample(300, given={"x0": 0.5}, sampler="langevin", steps=40, random_state=1)
+    assert (drawn[:, 0] == 0.5).all()
+    law = MIXTURE.conditional([0], torch.tensor([0.5]))
+    want = law.sample(100_000, torch.Generator().manual_seed(0))
+    # Known cells are noised to each level, so high levels see little of them: modes keep some of the
+    # weight they have without it, and each mode is met.
+    right, truth = drawn[:, 1][drawn[:, 1] > 0], want[want > 0]
+    assert len(right) > 200
+    assert abs(right.mean() - float(truth.mean())) < 0.1
+    assert abs(right.std() - float(truth.std())) < 0.1
 
 
 def test_a_range_beside_a_number_cuts_the_conditional(exact):
@@ -179,16 +193,59 @@ def test_rare_names_are_conditioned_on_and_common_ones_rejected(edm, monkeypatch
     assert asked == [2]
 
 
-def test_energies_reject_but_hold_no_number():
-    """Without a conditional sampler names and ranges still work, numbers are refused."""
+def test_energies_hold_cells_by_their_own_chains():
+    """Numbers, names and blanks; a number of the given rows stands as it was given."""
     model = EBM(chain_steps=1, **QUICK).fit(people())
     assert model.sample(2, given={"member": True}, steps=2)["member"].all()
-    with pytest.raises(ValueError, match=r"EBM cannot hold cells fixed.*edm"):
-        model.sample(2, given={"size": 170.0}, steps=2)
-    with pytest.raises(ValueError, match="EBM cannot hold"):
-        model.impute(people(9), steps=2)
+    assert (model.sample(2, given={"size": 170.0}, steps=5)["size"] == 170.0).all()
+    filled = model.impute(people(9), steps=5)
+    assert filled["size"].null_count() == 0
     with pytest.raises(ValueError, match="needs a model with classes"):
         model.sample(2, label="red")
+
+
+class _ExactEnergy:
+    """A ScoreModel whose energy is that of a mixture in closed form."""
+
+    def __init__(self, p, **settings):
+        X = p.sample(600, torch.Generator().manual_seed(3)).numpy()
+        self.model = ScoreModel(max_steps=2, random_state=0, normalise=False, **settings).fit(X)
+        codec = self.model.encode(X[:2]).numpy()
+        scale = (codec[1] - codec[0]) / (X[1] - X[0])
+        shift = torch.tensor(codec[0] - X[0] * scale)
+        s = torch.tensor(scale)
+        there = GaussianMixture(p.weights, p.means * s + shift, p.covariances * s[:, None] * s)
+        self.model.model_ = MixtureOfGaussians(there)
+        # Where the family looks for device and type.
+        self.model.model_.register_parameter("own", torch.nn.Parameter(torch.zeros(1)))
+        self.model.calibration_["chains"] = (
+            there.sample(1000, torch.Generator().manual_seed(4)).float().numpy()
+        )
+
+
+def test_an_energy_draws_from_the_closed_form_conditional():
+    """400 draws of a bimodal conditional: the weight of a mode within 4 standard errors and 0.05."""
+    model = _ExactEnergy(MIXTURE).model
+    drawn = model.sample(400, given={"x0": 0.2}, random_state=1)
+    assert (drawn[:, 0] == 0.2).all()
+    law = MIXTURE.conditional([0], torch.tensor([0.2]))
+    want = law.sample(100_000, torch.Generator().manual_seed(0)).numpy()[:, 0]
+    share = float((want > 0).mean())
+    assert abs((drawn[:, 1] > 0).mean() - share) < 4 * (share * (1 - share) / 400) ** 0.5 + 0.05
+    for side in (1, -1):
+        here, there = drawn[:, 1][side * drawn[:, 1] > 0], want[side * want > 0]
+        assert abs(here.mean() - there.mean()) < 5 * there.std() / len(here) ** 0.5
+
+
+def test_a_field_is_held_at_its_known_cells():
+    """The long axis of a Gaussian of correlation 0.9: the other column follows the given one."""
+    rng = np.random.default_rng(0)
+    X = rng.multivariate_normal([0, 0], [[1, 0.9], [0.9, 1]], 400)
+    settings = {"max_steps": 150, "learning_rate": 0.01, "width": 16, "noise_level": 0.3}
+    model = ScoreModel(network="field", random_state=0, **settings).fit(X)
+    low, high = (model.sample(60, given={"x0": v}, steps=200) for v in (-1.0, 1.0))
+    assert (low[:, 0] == -1.0).all()
+    assert high[:, 1].mean() - low[:, 1].mean() > 1.0
 
 
 @pytest.mark.parametrize(

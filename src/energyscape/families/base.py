@@ -125,14 +125,15 @@ class DensityEstimator(Fitted, abc.ABC):
         rng: torch.Generator,
         *,
         steps: int | None,
+        sampler: str | None,
         classes: Tensor | None,
         guidance: float | None,
         progress: ProgressCallback | None,
     ) -> Tensor:
         """Encoded rows with the known cells as they are and the others drawn."""
         raise ValueError(
-            f"{type(self).__name__} cannot hold cells fixed or fill blanks: fit edm, ddpm or ncsn, "
-            "or give a range of values, which is met by rejection"
+            f"{type(self).__name__} cannot hold cells fixed or fill blanks: give a range of values, "
+            "which is met by rejection"
         )
 
     def _habits(self) -> Mapping[str, Any]:
@@ -296,6 +297,7 @@ class DensityEstimator(Fitted, abc.ABC):
         guidance: float | None = None,
         random_state: int | None = None,
         steps: int | None = None,
+        sampler: str | None = None,
         progress: ProgressCallback | None = None,
     ) -> Tensor:
         """Encoded rows, the known cells held and the others drawn from the model given them.
@@ -307,6 +309,9 @@ class DensityEstimator(Fitted, abc.ABC):
         known : bool Tensor of shape (n, ...)
         label, guidance, random_state, steps, progress
             As in `sample`.
+        sampler : str, optional
+            "langevin" paints around the known cells by annealed Langevin dynamics; any other leaves it
+            to the family.
 
         Raises
         ------
@@ -329,6 +334,7 @@ class DensityEstimator(Fitted, abc.ABC):
             known.to(device),
             rng,
             steps=steps,
+            sampler=sampler,
             classes=classes,
             guidance=guidance,
             progress=progress,

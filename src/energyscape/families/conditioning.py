@@ -175,6 +175,7 @@ def sample_given(
             torch.from_numpy(np.broadcast_to(known, x.shape).copy()),
             random_state=seed + number,
             steps=steps,
+            sampler=sampler,
             label=label,
             guidance=guidance,
             progress=progress,

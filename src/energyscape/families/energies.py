@@ -8,6 +8,9 @@ The model is one energy at one small noise level, ``p = exp(-E)/Z``. Ratios need
 
 and the log-density is ``-E - log Z`` where both sides agree. Where they do not it stays unnormalised,
 and says so.
+
+Known cells are held by the same walk from a Gaussian upwards, on the slice of the density that goes
+through them: 32 weighted particles a row, of which one is drawn.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from torch import Tensor, nn
 
 from energyscape.families.bar import as_steps
 from energyscape.families.base import DensityEstimator, ProgressCallback, Values
-from energyscape.families.walks import SAMPLERS, settled, walker, warmed
+from energyscape.families.walks import SAMPLERS, settled, settled_given, walker, warmed
 from energyscape.mcmc import MALA, GaussianBase, Kernel, LogZ, ParallelTempering, ais, run_chains
 from energyscape.models import ConfinedEnergy, Energy, NetworkEnergy
 from energyscape.objectives import (
@@ -43,6 +46,8 @@ __all__ = ["EnergyEstimator", "Watched", "by_parts"]
 _CONFINEMENT = 3.0
 _NORMALISED_DIMENSIONS = 256
 _ROWS = 4096
+_PARTICLES = 32
+_PARTICLE_DIMENSIONS = 128
 
 
 def by_parts(dim: int, noise: float) -> Objective:
@@ -116,6 +121,7 @@ def _in_rounds(size: int, n: int, rng: torch.Generator) -> Tensor:
 class EnergyEstimator(DensityEstimator):
     """A family whose model is an `Energy` of the encoded rows."""
 
+    conditional = True
     default_steps = 200
 
     # -- building ------------------------------------------------------------------------------
@@ -309,6 +315,36 @@ class EnergyEstimator(DensityEstimator):
             keep="last",
             progress=as_steps(progress, "sampling"),
         ).x
+
+    def _sample_conditional(
+        self,
+        values: Tensor,
+        known: Tensor,
+        rng: torch.Generator,
+        *,
+        steps: int | None,
+        sampler: str | None,
+        classes: Tensor | None,
+        guidance: float | None,
+        progress: ProgressCallback | None,
+    ) -> Tensor:
+        own, dim = next(self.model_.parameters()), math.prod(self.facts_["event_shape"])
+        values = torch.where(known, values, 0).to(own.dtype)
+        chains = torch.from_numpy(np.ascontiguousarray(self.calibration_["chains"])).to(values)
+        base = GaussianBase.fit(chains, jitter=1e-3, widen=1.2)
+        target, kernel = (
+            cast(Energy, self.model_).at(None),
+            walker("mala", self.facts_["scale"], dim),
+        )
+        particles = _PARTICLES if dim <= _PARTICLE_DIMENSIONS else 4
+        shown = as_steps(progress, "conditional sampling")
+        parts, blocks = [], torch.arange(len(values)).split(_ROWS // particles)
+        for i, rows in enumerate(blocks):
+            here = values[rows], known[rows], particles, steps or self.default_steps
+            parts.append(settled_given(target, base, kernel, *here, rng))
+            if shown is not None:
+                shown(i + 1, len(blocks))
+        return torch.where(known, values, torch.cat(parts))
 
     def _log_density(self, x: Tensor) -> Values:
         energy = cast(Energy, self._double())

@@ -30,7 +30,7 @@ from energyscape.families.bar import as_steps
 from energyscape.families.base import Composition, NoLogDensityError, ProgressCallback, Values
 from energyscape.families.energies import EnergyEstimator
 from energyscape.families.networks import energy_network, score_network
-from energyscape.mcmc import ULA, anneal
+from energyscape.mcmc import ULA, Kernel, Pinned, anneal
 from energyscape.models import ScoreField
 from energyscape.objectives import (
     DenoisingScoreMatching,
@@ -150,22 +150,54 @@ class ScoreModel(EnergyEstimator):
                 f"sampler {sampler!r} tests its moves by an energy, and a score field has none: "
                 "sample it by ula, or fit network='energy'"
             )
+        x0 = self._base(next(self.model_.parameters()).device).sample(n, rng)
+        return self._fall(x0, rng, steps, as_steps(progress, "sampling"))
+
+    def _fall(
+        self,
+        x0: Tensor,
+        rng: torch.Generator,
+        steps: int | None,
+        shown: Any,
+        known: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Langevin dynamics on the field in falling steps, the known coordinates held."""
         count = steps or self.default_steps
         field, scale = cast(ScoreField, self.model_), self.facts_["scale"]
         # The last steps are small beside the noise that the field was trained at.
         smallest = 0.1 * max(self.get_params()["noise_level"], 0.01) ** 2
         sizes = np.geomspace(0.05, min(smallest, 0.05), min(count, 20)) * scale**2
         each = np.diff(np.linspace(0, count, len(sizes) + 1).round().astype(int)).tolist()
-        shown = as_steps(progress, "sampling")
-        x0 = self._base(next(field.parameters()).device).sample(n, rng)
+        kernels: list[Kernel] = [ULA(float(h)) for h in sizes]
+        if known is not None:
+            kernels = [Pinned(kernel, *known) for kernel in kernels]
         return anneal(
             x0,
             [field.at()] * len(sizes),
-            [ULA(float(h)) for h in sizes],
+            kernels,
             each,
             rng=rng,
             on_level=None if shown is None else lambda i, x: shown(i + 1, len(sizes)),
         ).x
+
+    def _sample_conditional(
+        self,
+        values: Tensor,
+        known: Tensor,
+        rng: torch.Generator,
+        *,
+        progress: ProgressCallback | None,
+        steps: int | None,
+        **options: Any,
+    ) -> Tensor:
+        if not self._is_field:
+            options |= {"steps": steps, "progress": progress}
+            return super()._sample_conditional(values, known, rng, **options)
+        own = next(self.model_.parameters())
+        values = torch.where(known, values, 0).to(own.dtype)
+        x0 = self._base(own.device).sample(len(values), rng)
+        shown = as_steps(progress, "conditional sampling")
+        return self._fall(x0, rng, steps, shown, (known, values))
 
     def _log_density(self, x: Tensor) -> Values:
         if self._is_field:

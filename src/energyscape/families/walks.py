@@ -22,7 +22,19 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from energyscape.mcmc import HMC, MALA, ULA, GeometricPath, Info, Kernel, State, anneal, run_chains
+from energyscape.mcmc import (
+    HMC,
+    MALA,
+    ULA,
+    GaussianBase,
+    GeometricPath,
+    Info,
+    Kernel,
+    Pinned,
+    State,
+    anneal,
+    run_chains,
+)
 from energyscape.mcmc.paths import Base
 from energyscape.targets import Target
 
@@ -179,6 +191,45 @@ def settled(
     each = [max(1, moves // (2 * rungs))] * (rungs - 1) + [max(1, moves // 2)]
     x = base.sample(n, rng)
     return anneal(x, path, kernel, each, rng=rng, base=base, resample_below=0.5).x
+
+
+def settled_given(
+    target: Target,
+    base: GaussianBase,
+    kernel: Kernel,
+    values: Tensor,
+    known: Tensor,
+    particles: int,
+    moves: int,
+    rng: torch.Generator,
+) -> Tensor:
+    """One draw a row of a target given some of its coordinates, shape of values.
+
+    The walk of `settled` on the slice through each row's known coordinates: particles start from the
+    base given them and carry importance weights, by which one of each row is chosen at the end. Exact
+    as particles grow, and as moves do.
+
+    Parameters
+    ----------
+    values : Tensor of shape (n, ...)
+        What stands in unknown coordinates is ignored.
+    known : bool Tensor, shape of values
+    """
+    rungs = max(2, min(20, moves // 5))
+    path = [GeometricPath(base, target, (i / rungs) ** 2) for i in range(1, rungs + 1)]
+    each = [max(1, moves // (2 * rungs))] * (rungs - 1) + [max(1, moves // 2)]
+    start = torch.empty_like(values).repeat_interleave(particles, 0)
+    rows = torch.arange(len(values), device=values.device).repeat_interleave(particles)
+    masks, group = torch.unique(known.flatten(1), dim=0, return_inverse=True)
+    for i, mask in enumerate(masks):
+        chosen = group[rows] == i
+        start[chosen] = base.sample_given(values[rows[chosen]], mask.reshape(values.shape[1:]), rng)
+    held = Pinned(kernel, known[rows], values[rows])
+    walked = anneal(start, path, held, each, rng=rng, base=base)
+    assert walked.log_weights is not None
+    share = walked.log_weights.reshape(-1, particles).softmax(1)
+    one = torch.multinomial(share, 1, generator=rng)[:, 0]
+    return walked.x.reshape(-1, particles, *values.shape[1:])[torch.arange(len(one)), one]
 
 
 def warmed(

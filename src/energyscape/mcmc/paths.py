@@ -177,3 +177,23 @@ class GaussianBase:
         mean = self.mean
         eps = torch.randn(n, mean.numel(), generator=rng, dtype=mean.dtype, device=mean.device)
         return mean + (eps @ self._factor.T).view(n, *mean.shape)
+
+    def sample_given(self, values: Tensor, mask: Tensor, rng: torch.Generator) -> Tensor:
+        """One draw for each row of `values`, given its coordinates where `mask` is true.
+
+        A joint draw z is moved by the regression on the known, ``z_f + S_fk S_kk^-1 (y - z_k)``.
+
+        Parameters
+        ----------
+        values : Tensor of shape (n, ...)
+            What stands outside the mask is ignored.
+        mask : bool Tensor, shape of one x
+        """
+        x, known = self.sample(len(values), rng).flatten(1), mask.flatten()
+        if not bool(known.any()):
+            return x.view(values.shape)
+        off = values.flatten(1)[:, known] - x[:, known]
+        weight = torch.linalg.solve(self.covariance[known][:, known], self.covariance[known])
+        x = x + off @ weight
+        x[:, known] = values.flatten(1)[:, known]
+        return x.view(values.shape)
