@@ -25,11 +25,12 @@ are restored well at levels where the model knows what belongs there; others are
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import numpy as np
 import torch
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from energyscape.diffusion import (
@@ -233,8 +234,11 @@ class DenoiserEstimator(DensityEstimator):
         steps: int | None,
         progress: ProgressCallback | None,
         known: tuple[Tensor, Tensor] | None = None,
+        on_level: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
         levels, shown = self._langevin_levels(), as_steps(progress, "sampling")
+        if shown is not None:
+            on_level = lambda i, x: shown(i + 1, len(levels))  # noqa: E731
         how = {"steps_per_level": _LANGEVIN_STEPS} | self._langevin_habits()
         how |= {} if steps is None else {"steps_per_level": steps}
         walk = annealed_langevin(
@@ -243,10 +247,43 @@ class DenoiserEstimator(DensityEstimator):
             self._start(n, levels[0], rng),
             rng=rng,
             known=known,
-            on_level=None if shown is None else lambda i, x: shown(i + 1, len(levels)),
+            on_level=on_level,
             **how,
         )
         return walk.x
+
+    def sample_levels(
+        self, n_samples: int, *, random_state: int | None = None, steps: int | None = None
+    ) -> tuple[list[float], list[Tensor]]:
+        """Chains of annealed Langevin dynamics as each level leaves them, in encoded units.
+
+        Parameters
+        ----------
+        n_samples : int
+        random_state : int, optional
+        steps : int, optional
+            A level.
+
+        Returns
+        -------
+        levels : list of float
+            Largest first.
+        states : list of Tensor of shape (n_samples, ...)
+        """
+        check_is_fitted(self)
+        device = next(self.model_.parameters()).device
+        rng = torch.Generator(device).manual_seed(self._seed(random_state) + 104729)
+        classes = self._classes(n_samples, None, None, rng)
+        states: list[Tensor] = []
+        self._langevin(
+            self._denoiser(classes, None),
+            n_samples,
+            rng,
+            steps,
+            None,
+            on_level=lambda i, x: states.append(x.cpu()),
+        )
+        return self._langevin_levels(), states
 
     # -- known cells ---------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import jinja2
 
 import energyscape
 from energyscape.families import load
-from energyscape.report import chains, faces, plane, sections
+from energyscape.report import chains, faces, ladder, plane, sections
 from energyscape.report.sections import number
 from energyscape.report.subject import Subject, look_at
 
@@ -65,8 +65,10 @@ def render(estimator: Any, name: str, *, seed: int = 0) -> str:
     found = [
         sections.samples(subject),
         plane.landscape(subject, None if modes is None else modes.points),
+        ladder.score_fields(subject),
         sections.training(subject),
         faces.levels(subject),
+        ladder.descent(subject),
         faces.energies(subject),
         chains.chains(subject, modes),
         sections.calibration(subject),

@@ -9,7 +9,7 @@ count less: weights are ``1/(1 + slope^2)``. What remains says how far the field
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,12 +18,12 @@ from scipy.sparse.linalg import spsolve
 from scipy.special import logsumexp
 from torch import Tensor
 
-from energyscape.models import Denoiser, Energy
+from energyscape.models import Denoiser, Energy, ScoreField
 from energyscape.report import plots
 from energyscape.report.sections import Item, Section
 from energyscape.report.subject import Subject, affordable
 
-__all__ = ["Potential", "integrate", "landscape"]
+__all__ = ["Plane", "Potential", "integrate", "landscape", "plane_of"]
 
 _SIDE = 72
 
@@ -83,7 +83,7 @@ def integrate(field: np.ndarray, step_x: float, step_y: float) -> Potential:
     return Potential((phi - phi.mean()).reshape(rows, columns), float(np.sqrt(rest)))
 
 
-class _Plane(NamedTuple):
+class Plane(NamedTuple):
     """``centre + a u + b v``: where it lies among the encoded rows, and what its axes are called."""
 
     centre: np.ndarray
@@ -96,14 +96,14 @@ class _Plane(NamedTuple):
         return (rows.reshape(len(rows), -1) - self.centre) @ self.axes.T
 
 
-def _plane(subject: Subject) -> _Plane | None:
+def plane_of(subject: Subject) -> Plane | None:
     """The plane of the data where they lie in one, else that of their two principal directions."""
     flat = subject.data_x.reshape(len(subject.data_x), -1).astype(np.float64)
     if flat.shape[1] < 2:
         return None
     if subject.data_x.shape[1:] == (2,):
         names = (subject.names * 2)[:2]
-        return _Plane(np.zeros(2), np.eye(2), [f"{name}, as encoded" for name in names], "")
+        return Plane(np.zeros(2), np.eye(2), [f"{name}, as encoded" for name in names], "")
     centre = flat.mean(0)
     directions = np.linalg.svd(flat - centre, full_matrices=False)[2][:2]
     if len(directions) < 2:
@@ -112,7 +112,7 @@ def _plane(subject: Subject) -> _Plane | None:
         " The plane lies through the mean of held-out rows along their two principal directions, in "
         "units as encoded: a cut through the density, not its projection."
     )
-    return _Plane(centre, directions, ["first principal direction", "second"], where)
+    return Plane(centre, directions, ["first principal direction", "second"], where)
 
 
 def landscape(
@@ -128,8 +128,8 @@ def landscape(
     seconds : float
         Finer or coarser, so that about this much time is taken.
     """
-    model, chart = subject.estimator.model_, _plane(subject)
-    if chart is None or not isinstance(model, Energy | Denoiser):
+    model, chart = subject.estimator.model_, plane_of(subject)
+    if chart is None or not isinstance(model, Energy | Denoiser | ScoreField):
         return None
     points = chart.coordinates(subject.data_x)
     low, high = points.min(0), points.max(0)
@@ -144,7 +144,7 @@ def landscape(
         rows = (chart.centre + nodes @ chart.axes).reshape(-1, *subject.data_x.shape[1:])
         return x, y, torch.as_tensor(rows, dtype=torch.float32).to(device)
 
-    def look(rows: Tensor, sigma: float) -> Tensor:
+    def look(rows: Tensor, sigma: Any) -> Tensor:
         with torch.no_grad():
             parts = [
                 -model(part)
@@ -155,20 +155,23 @@ def landscape(
         return torch.cat(parts).cpu().double()
 
     few = over(16)[2]
-    count = affordable(lambda n: look(few[:n], 1.0), len(few), _SIDE**2, seconds)
+    single = isinstance(model, ScoreField)
+    count = affordable(
+        lambda n: look(few[:n], None if single else 1.0), len(few), _SIDE**2, seconds
+    )
     x, y, rows = over(max(24, math.isqrt(count)))
     step_x, step_y = float(x[1] - x[0]), float(y[1] - y[0])
     if isinstance(model, Energy):
         value = look(rows, 0.0).numpy().reshape(len(y), len(x))
         said = "Minus the energy"
     else:
-        sigma = max(float(min(subject.estimator.levels_)), 1.2 * max(step_x, step_y))
+        sigma = None
+        if not single:
+            sigma = max(float(min(subject.estimator.levels_)), 1.2 * max(step_x, step_y))
         field = look(rows, sigma).numpy().reshape(len(y), len(x), 2)
         value, left_over = integrate(field, step_x, step_y)
-        said = (
-            f"Integrated from the model's score at noise level {sigma:.2g}, "
-            f"of which {left_over:.1%} is no gradient"
-        )
+        at = "" if sigma is None else f" at noise level {sigma:.2g}"
+        said = f"Integrated from the model's score{at}, of which {left_over:.1%} is no gradient"
     value = value - logsumexp(value) - np.log(step_x * step_y)
     alt = "Learned log-density over a plane, with arrows along its gradient"
     caption = (

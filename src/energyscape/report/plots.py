@@ -373,13 +373,17 @@ def quantiles(p_values: np.ndarray, alt: str) -> str:
 
 
 def scatters(
-    panels: Sequence[tuple[str, np.ndarray]], alt: str, *, names: Sequence[str] = ("", "")
+    panels: Sequence[tuple[str, np.ndarray]],
+    alt: str,
+    *,
+    names: Sequence[str] = ("", ""),
+    shared: bool = True,
 ) -> str:
-    """Clouds of points in common limits, one panel each."""
+    """Clouds of points, one panel each, in common limits or each in its own."""
     columns = min(len(panels), 4)
     rows = math.ceil(len(panels) / columns)
     fig, axes = figure(
-        rows, columns, width=2.7 * columns, height=2.6 * rows, sharex=True, sharey=True
+        rows, columns, width=2.7 * columns, height=2.6 * rows, sharex=shared, sharey=shared
     )
     for ax, (title, xy) in zip(axes, panels, strict=False):
         colour = DATA if title == "Data" else SAMPLES
@@ -430,4 +434,29 @@ def landscape(
     ax.set_xlabel(names[0])
     ax.set_ylabel(names[1])
     _colour_bar(fig, mesh, ax, "log-density, nats")
+    return svg(fig, alt)
+
+
+def fields(
+    x: np.ndarray,
+    y: np.ndarray,
+    panels: Sequence[tuple[str, np.ndarray, np.ndarray]],
+    names: Sequence[str],
+    alt: str,
+) -> str:
+    """Vector fields over a grid, [len(y), len(x), 2], each over a cloud of points."""
+    width = 2.9 * len(panels) if len(panels) > 1 else 4.2
+    fig, axes = figure(1, len(panels), width=width, height=3.0, sharex=True, sharey=True)
+    scale = np.array([np.ptp(x), np.ptp(y)])
+    for ax, (title, points, field) in zip(axes, panels, strict=True):
+        ax.scatter(points[:, 0], points[:, 1], s=5, color=DATA, alpha=0.5, lw=0, rasterized=True)
+        arrows = field * scale
+        length = np.linalg.norm(arrows, axis=2, keepdims=True)
+        arrows = arrows * np.log1p(length) / np.maximum(length, 1e-12)
+        ax.quiver(x, y, arrows[..., 0], arrows[..., 1], color=_INK, width=0.004, angles="uv")
+        ax.set_xlim(x[0], x[-1])
+        ax.set_ylim(y[0], y[-1])
+        _title(ax, title)
+    axes[0].set_xlabel(names[0])
+    axes[0].set_ylabel(names[1])
     return svg(fig, alt)
