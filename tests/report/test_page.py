@@ -6,6 +6,7 @@ A tiny run of each face is fitted once; what is tested is the page, not the mode
 from __future__ import annotations
 
 import re
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +18,9 @@ import pytest
 import torch
 
 from energyscape.densities import GaussianMixture
-from energyscape.families import DDPM, EBM, EDM
+from energyscape.families import DDPM, EBM, EDM, NCSN, ScoreModel
 from energyscape.models import FunctionEnergy, MixtureOfGaussians
-from energyscape.report import build, chains, plane
+from energyscape.report import build, chains, ladder, plane
 from energyscape.report.page import render
 from energyscape.report.subject import Subject, affordable, columns_of, look_at
 
@@ -250,3 +251,36 @@ def test_work_is_cut_to_the_time_there_is() -> None:
     assert affordable(done.append, 16, 400, 0.0) == 16
     assert affordable(done.append, 16, 5, 1.0) == 5
     assert done == [16, 16, 5]
+
+
+def test_score_fields_and_the_descent_of_a_ladder() -> None:
+    """NCSN on points of a plane: four fields, a panel for seven levels and the data, a line a level
+    with its loss and its chains' spread; a score field of one level has one field and a landscape."""
+    points = np.random.default_rng(0).normal(size=(120, 2))
+    model = NCSN(levels=[4.0, 2.0, 1.0, 0.5], **SMALL).fit(points)
+    subject = look_at(model, seconds=0.1)
+    fields = ladder.score_fields(subject)
+    assert fields is not None
+    assert fields.items[0].caption.endswith("blurred to the level.")
+    down = ladder.descent(subject, seconds=0.1)
+    assert down is not None
+    assert "4 levels" in down.text
+    assert [row[0] for row in down.tables[0].rows] == ["4", "2", "1", "0.5"]
+    assert all(float(row[1]) > 0 and float(row[3]) > 0 for row in down.tables[0].rows)
+    single = ScoreModel(network="field", **SMALL).fit(points)
+    subject = look_at(single, seconds=0.1)
+    fields = ladder.score_fields(subject)
+    assert fields is not None
+    assert fields.items[0].caption.endswith("held-out rows.")
+    assert plane.landscape(subject, seconds=0.1) is not None
+    assert ladder.descent(subject) is None
+
+
+def test_the_descent_of_pictures_is_a_strip() -> None:
+    pictures = np.random.default_rng(0).integers(0, 17, (60, 4, 4), dtype=np.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        model = NCSN(levels=3, **SMALL).fit(pictures)
+    down = ladder.descent(look_at(model, seconds=0.1), seconds=0.1)
+    assert down is not None
+    assert "Five chains" in down.items[0].caption
