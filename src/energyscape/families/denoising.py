@@ -45,6 +45,7 @@ from energyscape.diffusion import (
 )
 from energyscape.families.bar import as_steps
 from energyscape.families.base import DensityEstimator, ProgressCallback, Values
+from energyscape.families.evidence import denoising_errors
 from energyscape.families.labels import class_codes
 from energyscape.mcmc import annealed_langevin
 from energyscape.models import Denoiser, Labelled
@@ -372,16 +373,8 @@ class DenoiserEstimator(DensityEstimator):
     @torch.no_grad()
     def _surprise(self, x: Tensor) -> Tensor:
         dtype = self._scoring_dtype()
-        denoiser = self._scorer(dtype)
+        denoiser = cast(Denoiser, self._scorer(dtype))
         scale = self.facts_["sigma_data"]
         levels = np.geomspace(0.05 * scale, 1.5 * scale, _LEVELS)
-        rng = torch.Generator().manual_seed(0)
-        half = torch.randn(
-            (_LEVELS, _PROBES // 2, *x.shape[1:]), generator=rng, dtype=torch.float64
-        )
-        total = torch.zeros_like(x)
-        for sigma, noise in zip(levels, torch.cat([half, -half], dim=1).to(x.device), strict=True):
-            for eps in noise:
-                error = denoiser((x + sigma * eps).to(dtype), float(sigma)) - x
-                total += error.square() / (sigma**2 * _LEVELS * _PROBES)
-        return total
+        errors = denoising_errors(denoiser, x, levels.tolist(), probes=_PROBES, dtype=dtype)
+        return errors.mean(0)
