@@ -63,7 +63,8 @@ def main() -> int:
         task = bar.add_task("learning their distribution", note="")
 
         def show(p: Step) -> None:
-            note = f"step {p.step}/{p.total}, loss {p.loss:.3f}, {p.speed:.0f} steps/s"
+            loss = "" if p.loss is None else f", loss {p.loss:.3f}"
+            note = f"{p.phase} {p.step}/{p.total}{loss}, {p.speed:.0f}/s"
             bar.update(task, completed=p.step, total=p.total, note=note)
 
         model.fit_run(
