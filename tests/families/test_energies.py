@@ -221,6 +221,19 @@ def test_a_fit_that_rolls_back_goes_on_and_says_so(monkeypatch):
         EBM(**settings).fit(gaussian(100))
 
 
+def test_steps_at_which_nothing_is_accepted_are_told():
+    """Hamiltonian steps a million times too long leave every chain where it was."""
+    settings = QUICK | {"max_steps": 30, "normalise": False}
+    model = EBM(sampler="hmc", step_size=1e6, **settings).fit(gaussian(100))
+    assert any("accepted 0 % of their moves" in note for note in model.info_["notes"])
+
+
+def test_settings_of_chains_without_chains_are_told():
+    model = EBM(objective="nce", sampler="hmc", chain_steps=3, normalise=False, **QUICK)
+    notes = model.fit(gaussian(100)).info_["notes"]
+    assert "sampler, chain_steps had no effect: objective=nce trains without chains" in notes
+
+
 # -- settings --------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -61,6 +62,8 @@ _MANY_CHAINS, _OFTEN = 4096, 0.05
 #: after 1,000 steps, batches of 256, went from 0.112 nats (4,096 and 0.05) to 0.068 (1,024), 0.049
 #: (256) and 0.028 (256 and 0.01).
 _FEW_CHAINS, _SELDOM = 256, 0.01
+#: What only chains in training read.
+_OF_CHAINS = ("sampler", "chain_steps", "step_size", "restart_fraction", "regulariser")
 _CHAINS = ("persistent", "cd", "short-run", "improved-cd")
 _SCORES = ("denoising", "sliced", "exact")
 
@@ -155,6 +158,24 @@ class EBM(EnergyEstimator):
         verbose: s.Verbose = False,
     ) -> None:
         s.keep(self, locals())
+
+    def _after_training(self, x: Tensor, aux: dict[str, Tensor] | None) -> dict[str, np.ndarray]:
+        settings = self.get_params()
+        if settings["objective"] not in _CHAINS:
+            known = {setting.name: setting.default for setting in s.settings_of(EBM)}
+            idle = [name for name in _OF_CHAINS if settings[name] != known[name]]
+            if idle:
+                self._note(
+                    f"{', '.join(idle)} had no effect: objective={settings['objective']} trains "
+                    "without chains"
+                )
+        seen = [entry["acceptance"] for entry in self.history_ if "acceptance" in entry][-20:]
+        if seen and sum(seen) / len(seen) < 0.01:
+            self._note(
+                f"chains of training accepted {100 * sum(seen) / len(seen):.2g} % of their moves, so "
+                "the energy saw few draws of its own: give a smaller step_size"
+            )
+        return super()._after_training(x, aux)
 
     def _build(self, facts: Mapping[str, Any]) -> Energy:
         settings, shape = self.get_params(), facts["event_shape"]

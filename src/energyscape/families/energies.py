@@ -231,8 +231,12 @@ class EnergyEstimator(DensityEstimator):
         if dim > _NORMALISED_DIMENSIONS:
             self._note(f"log Z was not estimated: {dim} dimensions are too many for its bounds")
             return
-        base = GaussianBase.fit(rows, jitter=1e-3, widen=1.2)
-        chains = min(1024 if dim <= 16 else 512, len(samples))
+        # In few dimensions a wider base costs little, and finds more of what mass lies far from the
+        # data. Score matching left a quarter of it there on two moons: log Z was 0.20 nats low from a
+        # base of 1.2 deviations, 0.10 from one of 2; from one of 3 the reverse weights had outliers.
+        few = dim <= 4
+        base = GaussianBase.fit(rows, jitter=1e-3, widen=2.0 if few else 1.2)
+        chains = min(2048 if few else 1024 if dim <= 16 else 512, len(samples))
         target = cast(Energy, self.model_).at(None)
         try:
             found = ais(
@@ -241,7 +245,8 @@ class EnergyEstimator(DensityEstimator):
                 rng=rng,
                 samples=samples,
                 num_chains=chains,
-                ess_drop=0.05,
+                ess_drop=0.005 if few else 0.05,
+                steps_per_level=2 if few else 5,
                 max_rungs=200,
             )
         except ValueError as error:
