@@ -15,6 +15,7 @@ from energyscape.nn import (
     Conditioning,
     FourierEmbedding,
     LabelEmbedding,
+    PictureEnergyNet,
     PictureNet,
     ResidualMLP,
     spectrally_normalised,
@@ -28,6 +29,10 @@ NETWORKS: dict[str, Maker] = {
     "MLP": lambda shape, **kw: MLP(shape, width=16, depth=2, **kw),
     "ResidualMLP": lambda shape, **kw: ResidualMLP(shape, width=16, blocks=2, **kw),
     "PictureNet": lambda shape, **kw: PictureNet(shape, width=6, blocks=1, **kw),
+}
+#: Networks that give one number a row and nothing else.
+ENERGIES: dict[str, Maker] = {
+    "PictureEnergyNet": lambda shape, **kw: PictureEnergyNet(shape, width=4, **kw),
 }
 PARTS = {"Conditioning": Conditioning, "EMA": EMA, "spectrally_normalised": spectrally_normalised}
 EMBEDDINGS = {"FourierEmbedding": FourierEmbedding, "LabelEmbedding": LabelEmbedding}
@@ -54,7 +59,7 @@ def batch(shape: tuple[int, ...], n: int = 5, seed: int = 1) -> tuple[Tensor, Te
 
 
 def test_every_public_name_is_under_test() -> None:
-    assert set(rooms.__all__) == {*NETWORKS, *PARTS, *EMBEDDINGS}
+    assert set(rooms.__all__) == {*NETWORKS, *ENERGIES, *PARTS, *EMBEDDINGS}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -166,9 +171,35 @@ def test_dropout_acts_in_training_only(name: str) -> None:
     assert not torch.equal(network(x, c_noise), network(x, c_noise))
 
 
+@pytest.mark.parametrize("name", ENERGIES)
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 7), (1, 3, 1), (1, 17, 19)])
+def test_an_energy_of_pictures_is_smooth_and_row_by_row(name: str, shape: tuple[int, ...]) -> None:
+    """One number a row, twice differentiable, from every pixel, with and without a level or class."""
+    x, c_noise = batch(shape, n=2)
+    assert awake(ENERGIES[name](shape, noise=False))(x).shape == (2,)
+    energy = awake(ENERGIES[name](shape, num_labels=2))
+    label = torch.tensor([0, 1])
+    together = energy(x, c_noise, label)
+    torch.testing.assert_close(together[1:], energy(x[1:], c_noise[1:], label[1:]))
+    assert bool((together != energy(x, c_noise + 0.5, label)).all())
+    assert bool((together != energy(x, c_noise, 1 - label)).all())
+    x.requires_grad_(True)
+    (grad,) = torch.autograd.grad(energy(x, c_noise).sum(), x, create_graph=True)
+    assert bool((grad != 0).all())
+    assert torch.autograd.gradcheck(lambda z: energy(z, c_noise), x, fast_mode=True)
+    (second,) = torch.autograd.grad(grad.square().sum(), x)
+    assert bool((second != 0).all())
+    with pytest.raises(ValueError, match="pass c_noise"):
+        energy(x)
+
+
 def test_wrong_pictures_and_sizes_are_named() -> None:
     with pytest.raises(ValueError, match=r"\(channels, height, width\)"):
         PictureNet((8, 8))
+    with pytest.raises(ValueError, match=r"\(channels, height, width\)"):
+        PictureEnergyNet((8, 8))
+    with pytest.raises(ValueError, match=r"expected pictures \(1, 8, 8\), got \(1, 9, 8\)"):
+        PictureEnergyNet((1, 8, 8), width=4)(torch.zeros(2, 1, 9, 8), torch.zeros(2))
     with pytest.raises(ValueError, match=r"expected pictures \(1, 8, 8\), got \(1, 9, 8\)"):
         PictureNet((1, 8, 8), width=4)(torch.zeros(2, 1, 9, 8), torch.zeros(2))
     with pytest.raises(ValueError, match="even dimension"):

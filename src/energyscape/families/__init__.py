@@ -3,7 +3,7 @@
 ======  ==============  =========================================  ==============================
 name    model           objective                                  sampler
 ======  ==============  =========================================  ==============================
-ebm     energy          contrastive, persistent chains             MALA from the replay buffer
+ebm     energy          contrastive; of pictures, all levels       MALA from settled chains
 score   energy          sliced score matching at one level         MALA
 ncsn    score net       denoising over a ladder of levels          annealed Langevin
 ddpm    eps net         simple loss on a 1,000-step chain          ancestral

@@ -7,20 +7,24 @@
                improved-cd    cd with the gradient through the last step
                nce            data against a fitted mixture, by logistic regression
                ratio          neighbouring noise levels told apart, level by level
+               levels         the score of the data blurred at every level of one energy
                denoising      the score of the data blurred at one level
                sliced, exact  the score of the data by parts
-    sampler    Metropolis chains at temperature 1 from the replay buffer
+    sampler    Metropolis chains at temperature 1 from the replay buffer, or from noise brought down
+               the levels
 
-The first three follow the gradient of the likelihood as far as their chains follow the model. Score
-matching is blind to how probable separate modes are. Sources: Tieleman 2008, Du and Mordatch
-1903.08689, Nijkamp et al. 1904.09770, Du et al. 2012.01316, Gutmann and Hyvarinen 2012, 2006.12204.
+Pictures are learned by `levels`, see `energyscape.families.levels`; their samples end with a step
+that takes the noise of the lowest level away. The first three follow the gradient of the likelihood
+as far as their chains follow the model. Score matching is blind to how probable separate modes are.
+Sources: Tieleman 2008, Du and Mordatch 1903.08689, Nijkamp et al. 1904.09770, Du et al. 2012.01316,
+Gutmann and Hyvarinen 2012, 2006.12204.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -28,18 +32,26 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from energyscape import schedules
 from energyscape.densities import GaussianMixture
 from energyscape.families import settings as s
 from energyscape.families.base import Composition
 from energyscape.families.energies import EnergyEstimator, Watched, by_parts
 from energyscape.families.ladder import LadderEnergy, ladder
-from energyscape.families.networks import FEW, energy_network, ratio_network
+from energyscape.families.levels import EnergyDenoising, LevelEnergy, down_to, level_walker
+from energyscape.families.networks import (
+    FEW,
+    energy_network,
+    level_energy_network,
+    ratio_network,
+)
 from energyscape.families.walks import JUMPS, gradients_per_move, walker
-from energyscape.mcmc import anneal
-from energyscape.models import Energy
+from energyscape.mcmc import Kernel, anneal, run_chains
+from energyscape.models import Energy, EnergyDenoiser, PreconditionedEnergy
 from energyscape.nn import spectrally_normalised
 from energyscape.objectives import (
     Contrastive,
+    DenoisingLoss,
     DenoisingScoreMatching,
     ExactScoreMatching,
     ImprovedStep,
@@ -48,6 +60,7 @@ from energyscape.objectives import (
     Perturbed,
     RatioContrastive,
     SlicedScoreMatching,
+    edm_weight,
     fit_gaussian,
     fit_gaussian_mixture,
 )
@@ -66,6 +79,9 @@ _FEW_CHAINS, _SELDOM = 256, 0.01
 _OF_CHAINS = ("sampler", "chain_steps", "step_size", "restart_fraction", "regulariser")
 _CHAINS = ("persistent", "cd", "short-run", "improved-cd")
 _SCORES = ("denoising", "sliced", "exact")
+#: Levels, in units of the data scale: of a picture's density, and where chains from noise begin.
+_BLUR = 0.1
+_WIDEST = 8.0
 
 
 class EBM(EnergyEstimator):
@@ -86,24 +102,34 @@ class EBM(EnergyEstimator):
     def __init__(
         self,
         max_steps: s.MaxSteps = 3000,
-        batch_size: s.BatchSize = 256,
-        learning_rate: s.LearningRate = 4e-3,
+        batch_size: Annotated[
+            int | None, Field(ge=1, description="rows per step; none: by the objective")
+        ] = None,
+        learning_rate: Annotated[
+            float | None,
+            Field(gt=0, le=1, description="peak learning rate of Adam; none: by the objective"),
+        ] = None,
         weight_decay: s.WeightDecay = 0.0,
         ema_decay: s.EMADecay = 0.998,
         objective: Annotated[
             Literal[
+                "auto",
                 "persistent",
                 "cd",
                 "short-run",
                 "improved-cd",
                 "nce",
                 "ratio",
+                "levels",
                 "denoising",
                 "sliced",
                 "exact",
             ],
-            Field(description="what trains the energy; the first four run chains"),
-        ] = "persistent",
+            Field(
+                description="what trains the energy; auto: persistent, for pictures levels; the four "
+                "after it run chains"
+            ),
+        ] = "auto",
         sampler: Annotated[
             Literal["ula", "mala", "hmc"], Field(description="how chains move in training")
         ] = "mala",
@@ -134,8 +160,8 @@ class EBM(EnergyEstimator):
             float | None,
             Field(
                 ge=0,
-                description="noise added to rows, in units of the data scale; none: 0.05 for score "
-                "matching, else 0.02",
+                description="noise added to rows, in units of the data scale; none: 0.1 for levels, "
+                "0.05 for score matching, else 0.02",
             ),
         ] = None,
         regulariser: Annotated[
@@ -160,14 +186,13 @@ class EBM(EnergyEstimator):
         s.keep(self, locals())
 
     def _after_training(self, x: Tensor, aux: dict[str, Tensor] | None) -> dict[str, np.ndarray]:
-        settings = self.get_params()
-        if settings["objective"] not in _CHAINS:
+        settings, name = self.get_params(), self._objective(self.facts_)
+        if name not in _CHAINS:
             known = {setting.name: setting.default for setting in s.settings_of(EBM)}
-            idle = [name for name in _OF_CHAINS if settings[name] != known[name]]
+            idle = [k for k in _OF_CHAINS if settings[k] != known[k]]
             if idle:
                 self._note(
-                    f"{', '.join(idle)} had no effect: objective={settings['objective']} trains "
-                    "without chains"
+                    f"{', '.join(idle)} had no effect: objective={name} trains without chains"
                 )
         seen = [entry["acceptance"] for entry in self.history_ if "acceptance" in entry][-20:]
         if seen and sum(seen) / len(seen) < 0.01:
@@ -177,9 +202,36 @@ class EBM(EnergyEstimator):
             )
         return super()._after_training(x, aux)
 
+    def _objective(self, facts: Mapping[str, Any]) -> str:
+        """The objective's name, chosen by the data where it was left open."""
+        name = str(self.get_params()["objective"])
+        if name != "auto":
+            return name
+        return "levels" if len(facts["event_shape"]) == 3 else "persistent"
+
+    def _noise(self, facts: Mapping[str, Any]) -> float:
+        """Standard deviation of the noise on the rows, in data units: as given, or the objective's.
+
+        Score matching learns nothing where there are no rows: more noise leaves less such room. In
+        1,000 steps spirals went from 0.66 to 0.20 nats (exact) and from 0.46 to 0.14 (denoising).
+        """
+        level: float | None = self.get_params()["noise_level"]
+        if level is None:
+            name = self._objective(facts)
+            level = _BLUR if name == "levels" else 0.05 if name in _SCORES else 0.02
+        return float(level * facts["scale"])
+
+    def _noise_level(self) -> float:
+        return self._noise(self.facts_) / float(self.facts_["scale"])
+
     def _build(self, facts: Mapping[str, Any]) -> Energy:
         settings, shape = self.get_params(), facts["event_shape"]
-        if settings["objective"] != "ratio":
+        name = self._objective(facts)
+        if name == "levels":
+            network = self._tamed(level_energy_network(settings, shape))
+            level = max(self._noise(facts), 1e-3 * facts["scale"])
+            return LevelEnergy(PreconditionedEnergy(network, facts["scale"]), level)
+        if name != "ratio":
             return self._confined(self._tamed(energy_network(settings, shape)), facts)
         moments = torch.tensor([facts["mean"], facts["variance"]], dtype=torch.float64)
         levels = self._levels(facts)
@@ -189,26 +241,23 @@ class EBM(EnergyEstimator):
     def _tamed(self, network: nn.Module) -> nn.Module:
         return spectrally_normalised(network) if self.get_params()["spectral"] else network
 
-    def _noise_level(self) -> float:
-        """The level given, or the objective's own.
-
-        Score matching learns nothing where there are no rows: more noise leaves less such room. In
-        1,000 steps spirals went from 0.66 to 0.20 nats (exact) and from 0.46 to 0.14 (denoising).
-        """
-        given: float | None = self.get_params()["noise_level"]
-        if given is not None:
-            return given
-        return 0.05 if self.get_params()["objective"] in _SCORES else 0.02
-
     def _levels(self, facts: Mapping[str, Any]) -> list[float]:
-        low = max(self._noise_level(), 1e-3) * facts["scale"]
+        low = max(self._noise(facts), 1e-3 * facts["scale"])
         return ladder(low, 4.0 * facts["scale"], math.prod(facts["event_shape"]))
 
+    def _all_levels(self, facts: Mapping[str, Any]) -> schedules.EDM:
+        """The law of levels that one energy is trained at, from below its own to noise alone."""
+        scale = facts["scale"]
+        low = min(0.02, 0.5 * max(self._noise(facts) / scale, 1e-3))
+        return schedules.EDM.for_data(scale, sigma_min=0.5 * low, sigma_max=0.5 * _WIDEST)
+
     def _compose(self, model: nn.Module, facts: Mapping[str, Any]) -> Composition:
-        settings = self.get_params()
-        noise = self._noise_level() * facts["scale"]
+        noise = self._noise(facts)
         dim = math.prod(facts["event_shape"])
-        name = settings["objective"]
+        name = self._objective(facts)
+        if name == "levels":
+            loss = DenoisingLoss(self._all_levels(facts), edm_weight(facts["scale"]))
+            return Composition(model, EnergyDenoising(loss))
         if name in _CHAINS:
             objective: Objective = Watched(self._contrastive(facts, dim), dim)
         elif name == "nce":
@@ -228,13 +277,18 @@ class EBM(EnergyEstimator):
         return Composition(model, Perturbed(objective, noise), by_parts(dim, noise))
 
     def _habits(self) -> Mapping[str, Any]:
-        settings = self.get_params()
-        if settings["objective"] not in _CHAINS:
-            return {}
+        settings, name = self.get_params(), self._objective(self.facts_)
+        levels = name == "levels"
+        habits: dict[str, Any] = {
+            "batch_size": settings["batch_size"] or (128 if levels else 256),
+            "learning_rate": settings["learning_rate"] or (2e-3 if levels else 4e-3),
+        }
+        if name not in _CHAINS:
+            return habits
         # Chains lag behind the energy, and momentum makes the two swing around one another: without
         # it, and with a slow start, eight Gaussians after 1,500 steps (one seed) went from a
         # divergence of 0.11 nats to 0.02; the slow start alone, with more restarts, gave 0.06.
-        habits: dict[str, Any] = {"betas": (0.0, 0.99), "warmup": 0.1}
+        habits |= {"betas": (0.0, 0.99), "warmup": 0.1}
         if math.prod(self.facts_["event_shape"]) <= FEW and settings["patience"] is None:
             # Narrow modes make the held-out score loss swing by more than it improves.
             habits["keep"] = "last"
@@ -243,7 +297,7 @@ class EBM(EnergyEstimator):
     def _contrastive(self, facts: Mapping[str, Any], dim: int) -> Contrastive:
         """Chains on the model as negatives."""
         settings = self.get_params()
-        name, sampler, scale = settings["objective"], settings["sampler"], facts["scale"]
+        name, sampler, scale = self._objective(facts), settings["sampler"], facts["scale"]
         kernel = walker(sampler, scale, dim, settings["step_size"])
         gradients = settings["chain_steps"] or (50 if name == "short-run" else 10)
         moves = max(1, gradients // gradients_per_move(sampler))
@@ -267,11 +321,74 @@ class EBM(EnergyEstimator):
         return Contrastive(
             chains,
             start=start,
-            buffer_size=max(slots, settings["batch_size"]),
+            buffer_size=max(slots, settings["batch_size"] or 0),
             restart_fraction=restart,
             regulariser=settings["regulariser"],
             improved=improved,
         )
+
+    # -- one energy at every level: where chains start, how they step, what is shown ---------------
+
+    def _kernel(self, name: str) -> Kernel:
+        if self._objective(self.facts_) != "levels":
+            return super()._kernel(name)
+        dim = math.prod(self.facts_["event_shape"])
+        return level_walker(name, cast(LevelEnergy, self.model_).sigma, dim)
+
+    def _settle(
+        self,
+        kernel: Kernel,
+        rows: Tensor,
+        aux: dict[str, Tensor] | None,
+        count: int,
+        moves: int,
+        rng: torch.Generator,
+    ) -> Tensor:
+        if self._objective(self.facts_) != "levels":
+            return super()._settle(kernel, rows, aux, count, moves, rng)
+        target = cast(LevelEnergy, self.model_).at(None)
+        start = self.from_noise(count, rng)
+        return run_chains(kernel, target, start, moves, rng=rng, keep="last").x
+
+    def from_noise(self, n: int, rng: torch.Generator) -> Tensor:
+        """Encoded starts of chains: a wide Gaussian brought down the levels of the energy.
+
+        Parameters
+        ----------
+        n : int
+        rng : torch.Generator
+
+        Returns
+        -------
+        Tensor of shape (n, ...)
+
+        Raises
+        ------
+        ValueError
+            If the objective was another than "levels".
+        """
+        facts, model = self.facts_, self.model_
+        if self._objective(facts) != "levels":
+            raise ValueError("only objective='levels' learns the levels that lead down from noise")
+        law, one = self._all_levels(facts), next(model.parameters())
+        mean, variance = (
+            torch.tensor(facts[k], dtype=one.dtype, device=one.device) for k in ("mean", "variance")
+        )
+        eps = torch.randn((n, len(mean)), generator=rng, dtype=one.dtype, device=one.device)
+        start = (mean + (variance + law.sigma_max**2).sqrt() * eps).reshape(
+            n, *facts["event_shape"]
+        )
+        energy = cast(LevelEnergy, model)
+        return down_to(energy.sigma, energy, start, law, rng)
+
+    def _finish(self, x: Tensor) -> Tensor:
+        """Pictures without the noise of the level they were drawn at."""
+        pictures = len(self.facts_["event_shape"]) == 3
+        if not pictures or self._objective(self.facts_) != "levels":
+            return x
+        model = cast(LevelEnergy, self.model_)
+        with torch.no_grad():
+            return cast(Tensor, EnergyDenoiser(model)(x, model.sigma))
 
     def _noise_density(self, noise: float) -> GaussianMixture:
         """A mixture that covers the (blurred) training rows."""

@@ -164,11 +164,11 @@ class EnergyEstimator(DensityEstimator):
         device = next(energy.parameters()).device
         rng = torch.Generator(device).manual_seed(int(self.info_["seed"]) + 15485863)
         rows = self._training_rows.float().to(device)
-        dim, scale = rows[0].numel(), self.facts_["scale"]
+        dim = rows[0].numel()
         # No more effort than training itself took.
         moves = max(5, min(200 if dim <= 64 else 100, int(self.info_["steps"])))
         count = 2048 if dim <= 64 else 512 if dim <= 1024 else 128
-        kernel = walker("mala", scale, dim)
+        kernel = self._kernel("mala")
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             kept = self._settle(kernel, rows, aux, count, moves, rng)
@@ -178,6 +178,14 @@ class EnergyEstimator(DensityEstimator):
             self._normalise(rows, kept, rng)
         del self._training_rows
         return {"chains": kept.cpu().numpy()}
+
+    def _kernel(self, name: str) -> Kernel:
+        """The kernel called `name` for the energy that was fitted."""
+        return walker(name, self.facts_["scale"], math.prod(self.facts_["event_shape"]))
+
+    def _finish(self, x: Tensor) -> Tensor:
+        """What is shown of chains on the energy: where they ended."""
+        return x
 
     def _settle(
         self,
@@ -299,18 +307,18 @@ class EnergyEstimator(DensityEstimator):
         name, count = sampler or "mala", steps or self.default_steps
         device = next(self.model_.parameters()).device
         target = cast(Energy, self.model_).at(None)
-        scale, dim = self.facts_["scale"], math.prod(self.facts_["event_shape"])
         start = self._starts(n, device, rng)
         warmup = 0
         if name == "tempering":
-            kernel: Kernel = ParallelTempering(MALA(0.01 * scale**2), (1.0, 0.5, 0.25, 0.1))
+            step = 0.01 * self.facts_["scale"] ** 2
+            kernel: Kernel = ParallelTempering(MALA(step), (1.0, 0.5, 0.25, 0.1))
             warmup = count // 2
         elif name in SAMPLERS:
-            kernel = warmed(name, walker(name, scale, dim), target, start[:256], count // 4, rng)
+            kernel = warmed(name, self._kernel(name), target, start[:256], count // 4, rng)
         else:
             names = ", ".join([*SAMPLERS, "tempering"])
             raise ValueError(f"unknown sampler {name!r}; an energy is sampled by {names}")
-        return run_chains(
+        drawn = run_chains(
             kernel,
             target,
             start,
@@ -320,6 +328,7 @@ class EnergyEstimator(DensityEstimator):
             keep="last",
             progress=as_steps(progress, "sampling"),
         ).x
+        return self._finish(drawn)
 
     def _sample_conditional(
         self,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,7 +86,7 @@ def fit_estimator(
         model = estimator._build(facts)
     estimator.facts_ = facts
     composition = estimator._compose(model, facts)
-    config = replace(train_config(settings, seed), **estimator._habits())
+    config = train_config(settings, seed, estimator._habits())
     run = train(
         composition.model,
         composition.objective,
@@ -135,22 +135,25 @@ def _rolled_back(history: list[dict[str, Any]]) -> list[str]:
 _FREE = ("device", "verbose", "random_state", "false_alarm_rate")
 
 
-def train_config(settings: dict[str, Any], seed: int) -> TrainConfig:
-    """The training part of a family's settings."""
+def train_config(
+    settings: Mapping[str, Any], seed: int, habits: Mapping[str, Any] | None = None
+) -> TrainConfig:
+    """The training part of a family's settings; habits go before them."""
     precision = settings["precision"]
-    return TrainConfig(
-        max_steps=settings["max_steps"],
-        batch_size=settings["batch_size"],
-        learning_rate=settings["learning_rate"],
-        weight_decay=settings["weight_decay"],
-        ema_decay=settings["ema_decay"],
-        seed=seed,
-        device=settings["device"],
-        precision="float32" if precision == "auto" else precision,
-        time_limit=settings["time_limit"],
-        patience=settings["patience"],
-        on_divergence=settings.get("on_divergence", "stop"),
-    )
+    values = {
+        "max_steps": settings["max_steps"],
+        "batch_size": settings["batch_size"],
+        "learning_rate": settings["learning_rate"],
+        "weight_decay": settings["weight_decay"],
+        "ema_decay": settings["ema_decay"],
+        "seed": seed,
+        "device": settings["device"],
+        "precision": "float32" if precision == "auto" else precision,
+        "time_limit": settings["time_limit"],
+        "patience": settings["patience"],
+        "on_divergence": settings.get("on_divergence", "stop"),
+    }
+    return TrainConfig(**(values | dict(habits or {})))
 
 
 def data_fingerprint(dataset: Dataset) -> str:

@@ -9,9 +9,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from energyscape.nn import MLP, PictureNet, ResidualMLP
+from energyscape.nn import MLP, PictureEnergyNet, PictureNet, ResidualMLP
 
-__all__ = ["FEW", "WaveMLP", "energy_network", "field_network", "ratio_network", "score_network"]
+__all__ = [
+    "FEW",
+    "WaveMLP",
+    "energy_network",
+    "field_network",
+    "level_energy_network",
+    "ratio_network",
+    "score_network",
+]
 
 #: Pictures of fewer pixels than this are learned better, and faster, by a perceptron.
 _SMALLEST_PICTURE = 100
@@ -64,9 +72,7 @@ def energy_network(settings: Mapping[str, Any], event_shape: Sequence[int]) -> n
     """
     width, blocks = settings["width"], settings["blocks"]
     if _is_picture(settings, event_shape):
-        return PictureNet(
-            event_shape, width=width or 16, blocks=blocks or 1, scalar=True, noise=False
-        )
+        return PictureEnergyNet(event_shape, width=width or 32, blocks=blocks or 1, noise=False)
     dim = math.prod(event_shape)
     if dim <= FEW:
         return WaveMLP(event_shape, width=width or 64, depth=blocks or 2, scalar=True)
@@ -85,6 +91,14 @@ def ratio_network(
     wide = width or (128 if dim <= 16 else 256)
     layers = list(MLP(event_shape, width=wide, depth=blocks or 3, scalar=True).layers)
     return nn.Sequential(nn.Flatten(1), *layers[:-1], nn.Linear(wide, outputs))
+
+
+def level_energy_network(settings: Mapping[str, Any], event_shape: Sequence[int]) -> nn.Module:
+    """A smooth scalar network that is told the noise level."""
+    width, blocks = settings["width"], settings["blocks"]
+    if _is_picture(settings, event_shape):
+        return PictureEnergyNet(event_shape, width=width or 32, blocks=blocks or 1)
+    return ResidualMLP(event_shape, width=width or 128, blocks=blocks or 3, scalar=True)
 
 
 def score_network(settings: Mapping[str, Any], event_shape: Sequence[int]) -> nn.Module:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from energyscape.nn.ema import EMA
 from energyscape.nn.embeddings import Conditioning, FourierEmbedding, LabelEmbedding
+from energyscape.nn.energy import PictureEnergyNet
 from energyscape.nn.mlp import MLP, ResidualMLP
 from energyscape.nn.picture import PictureNet
 from energyscape.nn.spectral import spectrally_normalised
@@ -17,6 +18,7 @@ __all__ = [
     "Conditioning",
     "FourierEmbedding",
     "LabelEmbedding",
+    "PictureEnergyNet",
     "PictureNet",
     "ResidualMLP",
     "spectrally_normalised",
