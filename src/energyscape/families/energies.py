@@ -141,6 +141,11 @@ class EnergyEstimator(DensityEstimator):
         given: float | None = self.get_params().get("noise_level")
         return 0.0 if given is None else given
 
+    @property
+    def blur_(self) -> float:
+        """Standard deviation of the noise on the rows whose density was learned, in encoded units."""
+        return self._noise_level() * float(self.facts_["scale"])
+
     def _rows(self) -> Tensor:
         """Some training rows, while the objective is composed."""
         return self._training_rows

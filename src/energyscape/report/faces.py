@@ -139,12 +139,13 @@ def energies(subject: Subject) -> Section | None:
     chains = est.info_.get("chains")
     items, tables = [], []
     if isinstance(est.model_, Energy):
-        # Samples follow the density that was learned, which is that of slightly noisy data.
-        noise = est._noise_level() * est.facts_["scale"]
+        # Chains follow the density that was learned, which is that of slightly noisy data; samples of
+        # pictures are shown without that noise, so chains are taken as they ended.
         eps = np.random.default_rng(0).normal(size=subject.data_x.shape)
+        chain_ends = est.calibration_.get("chains", subject.samples_x)[: len(subject.data_x)]
         both = {
-            "Data": _energy(est.model_, subject.data_x + noise * eps),
-            "Samples": _energy(est.model_, subject.samples_x),
+            "Data": _energy(est.model_, subject.data_x + est.blur_ * eps),
+            "Samples": _energy(est.model_, chain_ends),
         }
         gap = float(both["Samples"].mean() - both["Data"].mean())
         alt = "Energies of held-out rows and of samples"
