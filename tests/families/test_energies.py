@@ -116,10 +116,12 @@ def test_every_objective_of_ebm_finds_the_data(objective):
 
 def test_what_is_left_open_follows_the_objective_and_the_dimension():
     """Noise by the objective, chains and restarts by the dimension; what is given stays."""
-    assert EBM(objective="exact")._noise_level() == 0.05
-    assert EBM(objective="nce")._noise_level() == 0.02
-    assert EBM(objective="exact", noise_level=0.0)._noise_level() == 0.0
-    shape = {"scale": 1.0}
+    shape = {"scale": 1.0, "event_shape": [2]}
+    assert EBM(objective="exact")._noise(shape) == 0.05
+    assert EBM(objective="nce")._noise(shape) == 0.02
+    assert EBM(objective="exact", noise_level=0.0)._noise(shape) == 0.0
+    assert EBM()._noise(shape) == 0.02
+    assert EBM()._noise({"scale": 2.0, "event_shape": [1, 8, 8]}) == 0.2
     assert EBM()._contrastive(shape, 2).buffer_size == 256
     assert EBM()._contrastive(shape, 2).restart_fraction == 0.01
     assert EBM(batch_size=1000)._contrastive(shape, 2).buffer_size == 1000
