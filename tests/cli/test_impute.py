@@ -108,9 +108,18 @@ def test_labels_that_are_no_classes_end_in_one_line(refused, people, tmp_path, c
     assert not out.exists()
 
 
-def test_runs_that_cannot_fill_say_so(refused, score_run, digits_run, people_run, gaps, tmp_path):
+def test_a_run_of_energies_fills_blanks_too(cli, score_run, tmp_path):
+    half = tmp_path / "half.csv"
+    half.write_text("x,y\n0.5,\n,0.25\n1.0,0.0\n")
+    ended = cli("impute", score_run, half, "--out", tmp_path / "filled.csv", "--seed", 1)
+    assert ended.code == 0, ended.err
+    filled = pl.read_csv(tmp_path / "filled.csv")
+    assert filled.null_count().sum_horizontal()[0] == 0
+    assert (filled["x"][0], filled["y"][1], filled["x"][2]) == (0.5, 0.25, 1.0)
+
+
+def test_runs_that_cannot_fill_say_so(refused, digits_run, people_run, gaps, tmp_path):
     out = tmp_path / "filled.csv"
-    assert "ScoreModel cannot fill" in refused("impute", score_run, "two-moons", "--out", out)
     assert "pictures" in refused("impute", digits_run, "digits", "--out", out)
     assert ".png" in refused("impute", people_run, gaps, "--out", tmp_path / "filled.png")
     assert "--draws" in refused("impute", people_run, gaps, "--out", out, "--draws", 0)
