@@ -20,18 +20,28 @@ import math
 import platform
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from energyscape.mcmc import MALA, ULA, diagnostics, run_chains
 from energyscape.models import NetworkEnergy
 from energyscape.targets import FunctionTarget
 
 STEPS, STEP_SIZE = 100, 0.01
+JUDGED_STEPS = 2000
+PEERS = ("torchebm", "blackjax", "jax")
 MEANS = torch.tensor([[-2.0, 0.0], [2.0, 0.0], [0.0, 2.5]])
+
+
+def installed(name: str) -> bool:
+    """Whether a peer is in this environment."""
+    return importlib.util.find_spec(name) is not None
 
 
 def network(width: int) -> nn.Module:
@@ -63,6 +73,33 @@ def flop_limit(chains: int, width: int) -> float:
     return STEPS * 2 * 2 * chains * (2 * width + 2 * width**2 + width) / speed
 
 
+def op_floor(run: Callable[[], Any], steps: int) -> dict[str, float]:
+    """Operators dispatched a step, and what that many of the smallest would take: the limit of
+    stepping without compilation."""
+
+    class Count(TorchDispatchMode):
+        seen = 0
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            Count.seen += 1
+            return func(*args, **(kwargs or {}))
+
+    with Count():
+        run()
+    x, many = torch.zeros(2), range(1000)
+    one = best({"add": lambda: [x + x for _ in many]}, 10)["add"] / len(many)
+    return {"operators a step": Count.seen / steps, "dispatch limit": Count.seen * one}
+
+
+def compiled_run(run: Callable[[], Any]) -> float:
+    """Seconds of the first call, which compiles."""
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
+
+
 def langevin(chains: int, width: int, repeats: int, compiled: bool) -> dict[str, Any]:
     """100 Langevin steps on a network energy."""
     net = network(width)
@@ -78,38 +115,23 @@ def langevin(chains: int, width: int, repeats: int, compiled: bool) -> dict[str,
             x = x - STEP_SIZE * grad + math.sqrt(2 * STEP_SIZE) * torch.randn_like(x)
         return x
 
-    runs: dict[str, Callable[[], Any]] = {
-        "plain loop": loop,
-        "energyscape": lambda: run_chains(kernel, target, x0, STEPS, rng=rng, keep="last"),
-    }
-    if importlib.util.find_spec("torchebm") is not None:
-        runs["torchebm"] = torchebm_run(net, x0)
-    found: dict[str, Any] = {"chains": chains, "width": width, **best(runs, repeats)}
+    def ours(compile: bool) -> Any:
+        return run_chains(kernel, target, x0, STEPS, rng=rng, keep="last", compile=compile)
+
+    runs: dict[str, Callable[[], Any]] = {"plain loop": loop, "energyscape": lambda: ours(False)}
+    found: dict[str, Any] = {"chains": chains, "width": width}
     if compiled:
-        found.update(compiled_langevin(target, kernel, x0, rng, repeats))
+        runs["energyscape compiled"] = lambda: ours(True)
+        found["compilation"] = compiled_run(runs["energyscape compiled"])
+    if installed("torchebm"):
+        runs["torchebm"] = torchebm_run(net, x0)
+    found.update(best(runs, repeats))
     found["limit"] = flop_limit(chains, width)
+    found.update(op_floor(runs["energyscape"], STEPS))
+    for name in ("energyscape", "energyscape compiled"):
+        if "torchebm" in found and name in found:
+            found[f"{name}, times torchebm's speed"] = found["torchebm"] / found[name]
     return found
-
-
-def compiled_langevin(
-    target: Any, kernel: ULA, x0: Tensor, rng: torch.Generator, repeats: int
-) -> dict[str, float]:
-    """Blocks of 8 compiled steps, the compilation told separately."""
-    from energyscape.mcmc.chains import split_noise
-    from energyscape.mcmc.compilation import block_runner
-
-    run = block_runner(kernel, target, STEPS, True)
-    steps = 8 * (STEPS // 8)
-    state = kernel.init(x0, target)
-
-    def go() -> Any:
-        return run(state, split_noise(kernel.draw(steps, x0, rng)))
-
-    begin = time.perf_counter()
-    go()
-    compile_time = time.perf_counter() - begin
-    seconds = best({"compiled": go}, repeats)["compiled"] * STEPS / steps
-    return {"energyscape compiled": seconds, "compilation": compile_time}
 
 
 def torchebm_run(net: nn.Module, x0: Tensor) -> Callable[[], Any]:
@@ -144,44 +166,55 @@ class MixtureTarget(FunctionTarget):
         return value[:, 0], ((joint - value).exp()[:, :, None] * offset).sum(1)
 
 
+def judged() -> Tensor:
+    """Starts of the runs that tell what a draw is worth, the same for everyone."""
+    return 2 * torch.randn(100, 2, generator=torch.Generator().manual_seed(1))
+
+
+def worth_of(draws: Any) -> float:
+    """Bulk effective sample size of the worst coordinate for each draw, of (steps, chains, 2)."""
+    held = draws if isinstance(draws, Tensor) else torch.from_numpy(np.array(draws))
+    return diagnostics(held).ess_bulk / (held.shape[0] * held.shape[1])
+
+
 def mala(chains: int, steps: int, repeats: int, compiled: bool) -> dict[str, Any]:
     """MALA on the analytic mixture, effective draws a second."""
     target, kernel, step = MixtureTarget(mixture_log_prob), MALA(0.8), 0.8
     rng = torch.Generator().manual_seed(0)
     x0 = torch.randn(chains, 2, generator=rng)
-    runs: dict[str, Callable[[], Any]] = {
-        "energyscape": lambda: run_chains(kernel, target, x0, steps, rng=rng)
-    }
-    seen = min(chains, 100)
-    worth = {"energyscape": diagnostics(runs["energyscape"]().draws[:, :seen]).ess_bulk / seen}
-    if compiled:
-        from energyscape.mcmc.chains import split_noise
-        from energyscape.mcmc.compilation import block_runner
 
-        run, state = block_runner(kernel, target, steps, True), kernel.init(x0, target)
+    def ours(compile: bool) -> Any:
+        return run_chains(kernel, target, x0, steps, rng=rng, compile=compile)
 
-        def go() -> None:
-            at = state
-            for _ in range(steps // 40):
-                at = run(at, split_noise(kernel.draw(40, x0, rng)))[0][-1]
-
-        runs["energyscape compiled"] = go
-        worth["energyscape compiled"] = worth["energyscape"]
-    if importlib.util.find_spec("blackjax") is not None:
-        runs["blackjax"], worth["blackjax"] = blackjax_run(x0, steps, step)
-    seconds = best(runs, repeats)
+    runs: dict[str, Callable[[], Any]] = {"energyscape": lambda: ours(False)}
     found: dict[str, Any] = {"chains": chains, "steps": steps}
+    worth = worth_of(run_chains(kernel, target, judged(), JUDGED_STEPS, rng=rng).draws)
+    found["ess a draw"] = worth
+    if compiled:
+        runs["energyscape compiled"] = lambda: ours(True)
+        found["compilation"] = compiled_run(runs["energyscape compiled"])
+    if installed("blackjax"):
+        found["blackjax ess a draw"] = worth_of(blackjax_run(judged(), JUDGED_STEPS, step)())
+        runs["blackjax"] = blackjax_run(x0, steps, step)
+        found["blackjax compilation"] = compiled_run(runs["blackjax"])
+    seconds = best(runs, repeats)
     for name, taken in seconds.items():
-        found[name] = {"seconds": taken, "ess_per_second": worth[name] * chains / taken}
+        mine = found["blackjax ess a draw"] if name == "blackjax" else worth
+        rate = mine * steps * chains / taken
+        found[name] = {"seconds": taken, "ess_per_second": rate}
+    for name in ("energyscape", "energyscape compiled"):
+        if "blackjax" in found and name in found:
+            ratio = found[name]["ess_per_second"] / found["blackjax"]["ess_per_second"]
+            found[f"{name}, times blackjax's rate"] = ratio
+    found.update(op_floor(runs["energyscape"], steps))
     return found
 
 
-def blackjax_run(x0: Tensor, steps: int, step: float) -> tuple[Callable[[], Any], float]:
-    """The same chains by blackjax in one compiled scan, and the ESS of one chain."""
+def blackjax_run(x0: Tensor, steps: int, step: float) -> Callable[[], Any]:
+    """The same chains by blackjax in one compiled scan."""
     import blackjax
     import jax
     import jax.numpy as jnp
-    import numpy as np
 
     means = jnp.asarray(MEANS.numpy())
 
@@ -199,9 +232,7 @@ def blackjax_run(x0: Tensor, steps: int, step: float) -> tuple[Callable[[], Any]
 
         return jax.lax.scan(one, start, jax.random.split(key, steps))[1]
 
-    draws = torch.from_numpy(np.array(run(jax.random.key(0))))[:, :100]
-    ess = diagnostics(draws).ess_bulk / draws.shape[1]
-    return lambda: jax.block_until_ready(run(jax.random.key(1))), ess
+    return lambda: jax.block_until_ready(run(jax.random.key(1)))
 
 
 def main() -> None:
@@ -211,8 +242,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer repeats, small sizes only")
     args = parser.parse_args()
     repeats = 5 if args.quick else 15
-    for peer in ("torchebm", "blackjax"):
-        if importlib.util.find_spec(peer) is None:
+    for peer in PEERS:
+        if not installed(peer):
             print(f"{peer} is not installed in this environment: not compared")
     sizes = [(100, 64)] if args.quick else [(100, 64), (10_000, 128)]
     first = [langevin(c, w, repeats if c < 1000 else 3, args.compile) for c, w in sizes]
@@ -227,10 +258,14 @@ def main() -> None:
         for name, told in row.items():
             if isinstance(told, dict):
                 print(f"    {name}: {told['seconds']:.3g} s, {told['ess_per_second']:.3g} ESS/s")
+            elif name not in ("chains", "steps"):
+                print(f"    {name}: {told:.3g}")
     record = {
         "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
+        "machine": f"{platform.machine()} ({torch.backends.cpu.get_cpu_capability()})",
+        "threads": torch.get_num_threads(),
+        "versions": {name: version(name) for name in ("torch", *PEERS) if installed(name)},
+        "repeats": repeats,
         "langevin": first,
         "mala": second,
     }

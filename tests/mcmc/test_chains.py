@@ -189,3 +189,43 @@ def test_traced_blocks_walk_the_same_path(
     assert torch.allclose(plain.draws, traced.draws, atol=1e-12)
     with pytest.raises(ValueError, match="cannot be compiled"):
         run_chains(HMC(0.1, trajectory_length=1.0), target, x0, 8, rng=generator(), compile=True)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_one_graph_serves_other_step_sizes_and_many_graphs_are_no_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A second run compiles nothing, and torch's limit on graphs, here 2, does not end a run."""
+    monkeypatch.setattr(compilation, "BACKEND", "eager")
+    monkeypatch.setattr(compilation, "CHUNK", 2)
+    graphs = torch._dynamo.utils.counters["stats"]
+    x0 = torch.zeros(3, 2)
+    first = FunctionTarget(lambda x: -0.5 * x.square().sum(1))
+    run_chains(MALA(0.3), first, x0, 2, rng=generator(), compile=True)
+    before = graphs["unique_graphs"]
+    run_chains(MALA(0.4), first, x0, 2, rng=generator(), compile=True)
+    assert graphs["unique_graphs"] == before
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for k in range(3):
+            target = ScoreTarget(lambda x, k=k: -k * x)
+            run_chains(ULA(0.1), target, x0, 2, rng=generator(), compile=True)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_a_long_run_that_cannot_be_compiled_goes_on_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(compilation, "BACKEND", "eager")
+    monkeypatch.setattr(compilation, "EARNS_BACK", 16)
+    monkeypatch.setattr(compilation.shutil, "which", lambda name: name)
+
+    def branching(x: torch.Tensor) -> torch.Tensor:
+        return -x if float(x.sum()) > 0 else -2 * x
+
+    target, x0 = ScoreTarget(branching), torch.ones(3, 2)
+    plain = run_chains(ULA(0.1), target, x0, 16, rng=generator(), compile=False)
+    with pytest.warns(ChainWarning, match="could not be"):
+        auto = run_chains(ULA(0.1), target, x0, 16, rng=generator())
+    assert torch.equal(auto.draws, plain.draws)
+    with pytest.raises(RuntimeError):
+        run_chains(ULA(0.1), target, x0, 16, rng=generator(), compile=True)

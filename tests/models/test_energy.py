@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from energyscape.autodiff import value_and_grad
 from energyscape.densities import GaussianMixture, eight_gaussians
@@ -22,7 +23,9 @@ from energyscape.models import (
     PreconditionedEnergy,
     ScaledEnergy,
     SumEnergy,
+    layered,
 )
+from energyscape.models.layered import energy_and_score_by_layers
 from energyscape.nn import MLP
 
 F64 = torch.float64
@@ -176,3 +179,79 @@ FLAT = FunctionEnergy(lambda x: x.sum(1))
 def test_bad_input_is_refused_by_name(call: Callable[[Tensor], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(points())
+
+
+def plain(activation: nn.Module, depth: int = 2) -> nn.Sequential:
+    """A perceptron from 2 numbers to 1, in float64."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        hidden = [nn.Linear(2, 9), activation]
+        for _ in range(depth - 1):
+            hidden += [nn.Linear(9, 9), activation]
+        return nn.Sequential(*hidden, nn.Linear(9, 1)).double()
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [nn.SiLU(), nn.Tanh(), nn.Softplus(beta=2.0), nn.ELU(0.7), nn.GELU(), nn.GELU("tanh")],
+)
+def test_a_perceptrons_own_chain_rule_is_autograds(
+    activation: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Value and score of every activation, in one part and in many, alone and inside sums, scalings
+    and confinements, are those of autograd."""
+    net, x = plain(activation), points(50)
+    energy = NetworkEnergy(net)
+    for composed in (
+        energy,
+        2.5 * ConfinedEnergy(energy, 1.7, torch.tensor([0.3, -1.0])) + gaussian((1.0, 0.0), 2.0),
+    ):
+        value, grad = value_and_grad(composed, x)
+        for numbers in (1 << 18, 64):
+            monkeypatch.setattr(layered, "_PART", numbers)
+            found, score = composed.energy_and_score(x)
+            torch.testing.assert_close(found, value)
+            torch.testing.assert_close(score, -grad)
+            assert not found.requires_grad
+            assert not score.requires_grad
+    assert energy_and_score_by_layers(net, x) is not None
+
+
+def test_only_plain_perceptrons_leave_autograd() -> None:
+    """Anything that is not exactly a sequence of known layers is differentiated as it is."""
+    x = points(6)
+    hooked = plain(nn.SiLU())
+    hooked[0].register_forward_hook(lambda module, args, out: 2 * out)
+
+    class Twice(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    odd = nn.Sequential(Twice(2, 4), nn.SiLU(), nn.Linear(4, 1)).double()
+    deep = nn.Sequential(plain(nn.SiLU()), nn.Softplus(), nn.Linear(1, 1).double())
+    for net in (hooked, odd, deep, network(noise=False, scalar=False)):
+        assert energy_and_score_by_layers(net, x) is None
+    for net in (hooked, odd, deep):
+        _, grad = value_and_grad(lambda z, net=net: net(z).squeeze(1), x)
+        torch.testing.assert_close(NetworkEnergy(net).score(x), -grad)
+
+    class Tilted(NetworkEnergy):
+        def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
+            return super().forward(x, sigma) + x.sum(1)
+
+    net = plain(nn.SiLU())
+    torch.testing.assert_close(Tilted(net).score(x), NetworkEnergy(net).score(x) - 1)
+    normed = nn.Sequential(*(spectral_norm(m) if i % 2 == 0 else m for i, m in enumerate(net)))
+    _, grad = value_and_grad(lambda z: normed.eval()(z).squeeze(1), x)
+    torch.testing.assert_close(NetworkEnergy(normed).score(x), -grad)
+    assert energy_and_score_by_layers(normed, x) is not None
+
+
+def test_a_flattening_perceptron_gives_scores_in_the_shape_of_its_rows() -> None:
+    net = MLP((1, 2, 3), width=8, scalar=True).double()
+    x = torch.randn(5, 1, 2, 3, generator=torch.Generator().manual_seed(0), dtype=F64)
+    value, grad = value_and_grad(net, x)
+    found = energy_and_score_by_layers(net, x)
+    assert found is not None
+    torch.testing.assert_close(found[0], value)
+    torch.testing.assert_close(found[1], -grad)

@@ -165,7 +165,7 @@ def run_chains(
     rng: torch.Generator,
     keep: Literal["all", "last"] = "all",
     modes: Tensor | None = None,
-    compile: bool | Literal["auto"] = False,
+    compile: bool | Literal["auto"] = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Chains:
     """Walk many chains, keep what is asked, and say how it went.
@@ -193,7 +193,7 @@ def run_chains(
         ones no chain saw.
     compile : bool or "auto"
         Compile blocks of steps (needs a C++ compiler on the CPU): True always; "auto" only where a
-        compiler is found and the run is long enough to earn the compilation back.
+        compiler is found and the run is long enough to earn the compilation back (200,000 steps).
     progress : callable, optional
         Called as ``progress(steps_done, steps_in_all)`` after each block.
 
@@ -209,8 +209,9 @@ def run_chains(
     Warns
     -----
     ChainWarning
-        When nothing was accepted, when chains met numbers that are not finite, or when they ran away
-        or kept climbing, as they do on an energy that is unbounded below.
+        When nothing was accepted, when chains met numbers that are not finite, when they ran away or
+        kept climbing, as they do on an energy that is unbounded below, or when a long run could not be
+        compiled.
 
     Examples
     --------

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from energyscape.autodiff import value_and_grad
+from energyscape.models.layered import energy_and_score_by_layers
 from energyscape.models.preconditioning import EDMPreconditioning, per_row
 from energyscape.targets import Target
 
@@ -123,13 +124,8 @@ class _EnergyTarget:
             return -self._checked(self.energy(x, self.sigma), x)
 
     def value_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        # Chains live here: a cotangent of -1 gives the score without summing and turning signs.
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            energy = self._checked(self.energy(x, self.sigma), x)
-        minus = torch.full_like(energy, -1.0)
-        (score,) = torch.autograd.grad(energy, x, grad_outputs=minus)
-        return -energy.detach(), score
+        energy, score = self.energy.energy_and_score(x, self.sigma)
+        return -self._checked(energy, x), score
 
 
 class FunctionEnergy(Energy):
@@ -185,6 +181,16 @@ class NetworkEnergy(Energy):
             return one_per_row(self.network(x), x)
         return one_per_row(self.network(x, per_row(sigma, x).flatten().log()), x)
 
+    def energy_and_score(
+        self, x: Tensor, sigma: float | Tensor | None = None, *, create_graph: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """E and the score; those of a plain perceptron without autograd, the numbers being the same."""
+        if sigma is None and not create_graph and type(self) is NetworkEnergy:
+            found = energy_and_score_by_layers(self.network, x)
+            if found is not None:
+                return found
+        return super().energy_and_score(x, sigma, create_graph=create_graph)
+
 
 class ConfinedEnergy(Energy):
     """An energy tilted by a wide Gaussian, ``E(x) + ||x - centre||^2 / (2 scale^2)``.
@@ -211,6 +217,18 @@ class ConfinedEnergy(Energy):
         """The tilted energy, shape (batch,)."""
         offset = (x - self.get_buffer("centre").to(x.dtype)) / self.scale
         return cast(Tensor, self.energy(x, sigma) + 0.5 * offset.square().flatten(1).sum(1))
+
+    def energy_and_score(
+        self, x: Tensor, sigma: float | Tensor | None = None, *, create_graph: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """E and the score: those of the energy within, and the parabola's."""
+        if create_graph or type(self) is not ConfinedEnergy:
+            return super().energy_and_score(x, sigma, create_graph=create_graph)
+        x = x.detach()
+        energy, score = self.energy.energy_and_score(x, sigma)
+        offset = (x - self.get_buffer("centre").to(x.dtype)) / self.scale
+        tilted = energy + 0.5 * offset.square().flatten(1).sum(1)
+        return tilted, torch.sub(score, offset, alpha=1.0 / self.scale)
 
 
 class PreconditionedEnergy(Energy):
@@ -275,6 +293,18 @@ class SumEnergy(Energy):
             total = total + energy(x, sigma)
         return cast(Tensor, total)
 
+    def energy_and_score(
+        self, x: Tensor, sigma: float | Tensor | None = None, *, create_graph: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """E and the score: the sums of those of the parts."""
+        if create_graph or type(self) is not SumEnergy:
+            return super().energy_and_score(x, sigma, create_graph=create_graph)
+        total, score = cast(Energy, self.energies[0]).energy_and_score(x, sigma)
+        for part in self.energies[1:]:
+            energy, its_score = cast(Energy, part).energy_and_score(x, sigma)
+            total, score = total + energy, score + its_score
+        return total, score
+
 
 class ScaledEnergy(Energy):
     """``factor * E``: the density at temperature ``1/factor``.
@@ -303,3 +333,12 @@ class ScaledEnergy(Energy):
     def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         """The scaled energy, shape (batch,)."""
         return cast(Tensor, self.factor * self.energy(x, sigma))
+
+    def energy_and_score(
+        self, x: Tensor, sigma: float | Tensor | None = None, *, create_graph: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """E and the score: the factor times those of the energy within."""
+        if create_graph or type(self) is not ScaledEnergy:
+            return super().energy_and_score(x, sigma, create_graph=create_graph)
+        energy, score = self.energy.energy_and_score(x, sigma)
+        return self.factor * energy, self.factor * score

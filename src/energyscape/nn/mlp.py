@@ -77,6 +77,12 @@ class MLP(nn.Module):
         out = self.layers(h)
         return cast(Tensor, out.squeeze(1) if self.scalar else out.reshape(x.shape))
 
+    def plain_layers(self) -> nn.Sequential | None:
+        """The layers, where the network is their sequence on flattened rows and nothing more."""
+        if type(self) is not MLP or not self.scalar or self.embedding is not None:
+            return None
+        return self.layers
+
 
 class ResidualMLP(nn.Module):
     """Residual blocks with layer normalisation, modulated by level and label.
