@@ -212,6 +212,8 @@ def test_run_folder_resumes_only_what_it_started(tmp_path):
     assert model.info_["steps"] == 4
     with pytest.raises(CheckpointError, match="learning_rate"):
         EDM(learning_rate=0.5, **QUICK).fit_run(data, tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match="started with seed 0 \\(now 5\\)"):
+        EDM(**QUICK | {"random_state": 5}).fit_run(data, tmp_path, resume=True)
     other = as_dataset(np.random.default_rng(1).normal(size=(40, 2)))
     with pytest.raises(CheckpointError, match="other data"):
         EDM(**QUICK).fit_run(other, tmp_path, resume=True)

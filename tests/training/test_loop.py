@@ -304,3 +304,18 @@ def test_settings_out_of_range_are_named(name):
     """Zero is refused where it makes no sense."""
     with pytest.raises(ValueError, match=name):
         TrainConfig(**{name: 0})
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_checkpoint(tmp_path, monkeypatch):
+    """Whatever stops the writing, the folder holds whole checkpoints only."""
+    from safetensors import SafetensorError
+
+    from energyscape.training import checkpoint
+
+    def full(*_, **__):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(checkpoint.CheckpointError, match="No space left"):
+        checkpoint.write(tmp_path, 3, {"w": torch.zeros(2)}, {})
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -78,8 +79,20 @@ def run(
     else:
         _table(dataset, quiet)
     if out is not None and dataset.schema is not None:
-        out.write_text(dataset.schema.to_toml(), encoding="utf-8")
+        _write(dataset.schema.to_toml(), out)
         tell(f"wrote {out}; edit it and pass it on with `fit --schema {out}`", quiet=quiet)
+
+
+def _write(text: str, out: Path) -> None:
+    """Aside and renamed, so that a full disk leaves nothing half-written."""
+    aside = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, out)
+    except OSError as error:
+        raise BadInput(f"cannot write {out}: {error.strerror}") from error
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _table(dataset: Dataset, quiet: bool) -> None:

@@ -206,11 +206,14 @@ def _seed(random_state: int | None, record: RunRecord, identity: dict[str, Any])
         now = json.loads(json.dumps(identity["settings"]))
         changed = [k for k, v in now.items() if known["settings"].get(k) != v]
         if known["family"] != identity["family"] or changed:
-            what = (
-                ", ".join(f"{k}={known['settings'].get(k)} (now {now[k]})" for k in changed)
-                or f"family {known['family']} (now {identity['family']})"
-            )
+            what = ", ".join(f"{k}={known['settings'].get(k)} (now {now[k]})" for k in changed)
+            if known["family"] != identity["family"]:
+                what = f"family {known['family']} (now {identity['family']})"
             raise CheckpointError(f"{record.out} was started with other settings: {what}")
+        if random_state not in (None, known["seed"]):
+            raise CheckpointError(
+                f"{record.out} was started with seed {known['seed']} (now {random_state})"
+            )
         return int(known["seed"])
     path.parent.mkdir(parents=True, exist_ok=True)
     from energyscape.artifact import write_bytes

@@ -59,12 +59,18 @@ def write(
     partial.mkdir(parents=True, exist_ok=True)
     contiguous = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     path = partial / f"rank{rank}.safetensors"
-    save_file(contiguous, path, {"record": json.dumps(record)})
-    path.with_suffix(".sha256").write_text(_digest(path))
-    # A rename may reach the disk before the bytes do, which a power cut would show.
-    for written in (path, path.with_suffix(".sha256")):
-        with written.open("rb+") as file:
-            os.fsync(file.fileno())
+    try:
+        save_file(contiguous, path, {"record": json.dumps(record)})
+        path.with_suffix(".sha256").write_text(_digest(path))
+        # A rename may reach the disk before the bytes do, which a power cut would show.
+        for written in (path, path.with_suffix(".sha256")):
+            with written.open("rb+") as file:
+                os.fsync(file.fileno())
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointError(
+            f"cannot write the checkpoint {folder}: {error}; make room and go on with --resume"
+        ) from error
     if barrier is not None:
         barrier()
     if rank == 0:
