@@ -255,7 +255,7 @@ def peer_loss(objective: str, energy: torch.nn.Module, noise: float) -> Any:
 
 def theirs(name: str, settings: dict[str, Any], seed: int) -> tuple[Any, float]:
     """The same energy trained with torchebm's loss, and the processor seconds of training."""
-    est = EBM(random_state=seed, normalise=False, **(settings | {"max_steps": 1}))
+    est = EBM(random_state=seed, **(settings | {"max_steps": 1, "normalise": False}))
     fit(est, name)
     est.set_params(**settings)
     torch.manual_seed(seed)
@@ -271,9 +271,11 @@ def theirs(name: str, settings: dict[str, Any], seed: int) -> tuple[Any, float]:
     return est, seconds
 
 
-def measure(library: str, name: str, objective: str, steps: int, seed: int) -> dict[str, Any]:
+def measure(
+    library: str, name: str, objective: str, steps: int, seed: int, normalise: bool
+) -> dict[str, Any]:
     """Fit, measure, tell."""
-    settings = {"objective": objective, "max_steps": steps}
+    settings = {"objective": objective, "max_steps": steps, "normalise": normalise}
     row: dict[str, Any] = {
         "library": library,
         "objective": objective,
@@ -302,6 +304,7 @@ def main() -> None:
     parser.add_argument("--peer", default=",".join(PEER), help="of torchebm; empty for none")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seeds", default="0")
+    parser.add_argument("--no-log-z", action="store_true", help="leave out the models' own log Z")
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -312,10 +315,10 @@ def main() -> None:
     for seed in map(int, given.seeds.split(",")):
         for name in given.sets.split(","):
             for objective in filter(None, given.objectives.split(",")):
-                row = measure("energyscape", name, objective, given.steps, seed)
+                row = measure("energyscape", name, objective, given.steps, seed, not given.no_log_z)
                 keep(row, given.out)
                 if objective in peer:
-                    keep(measure("torchebm", name, objective, given.steps, seed), given.out)
+                    keep(measure("torchebm", name, objective, given.steps, seed, False), given.out)
 
 
 def keep(row: dict[str, Any], path: Path) -> None:
