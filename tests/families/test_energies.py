@@ -22,7 +22,7 @@ from energyscape.families import (
 )
 from energyscape.families.energies import Watched
 from energyscape.families.walks import ScatteredMALA, settled, walker
-from energyscape.mcmc import GaussianBase, LogZ, run_chains
+from energyscape.mcmc import MALA, GaussianBase, LogZ, run_chains
 from energyscape.models import FunctionEnergy
 from energyscape.objectives import ChainsDiverged, Contrastive, LossOutput
 
@@ -83,6 +83,17 @@ def test_settled_draws_have_the_weights_of_the_modes():
     share = float((x[:, 0] < 0).double().mean())
     # Resampling makes draws dependent: four times the binomial variance.
     assert abs(share - 0.2) < 4.5 * 2 * math.sqrt(0.16 / 2000)
+
+
+def test_settled_draws_leave_no_weight_unused():
+    """With steps too short to move, weights alone turn the base into the target.
+
+    Variance of 4,000 draws within 6 standard errors of 1 (left at the base's 1.3, 13 away)."""
+    p = GaussianMixture.isotropic(torch.zeros(1, 2), 1.0)
+    rng = torch.Generator().manual_seed(0)
+    base = GaussianBase(p.mean, 1.3 * p.covariance)
+    x = settled(p.at(0.0), base, MALA(1e-9), 4000, 10, rng)
+    assert abs(float(x.square().mean()) - 1.0) < 6 * math.sqrt(2 / 8000)
 
 
 def test_walkers_are_refused_by_name():
