@@ -157,7 +157,8 @@ def _say_what_can_be_found(num_calibration: int, num_rows: int, fdr: float, quie
         return
     smallest = detection.smallest_p_value(num_calibration)
     said = (
-        f"{num_calibration} calibration rows give p-values down to {smallest:.2g}, and one strange "
+        f"{num_calibration} calibration {'row gives' if num_calibration == 1 else 'rows give'} "
+        f"p-values down to {smallest:.2g}, and one strange "
         f"row among {num_rows} needs {fdr / num_rows:.2g}"
     )
     if needed > num_rows:
