@@ -6,7 +6,7 @@ repeats, so that other programs on the machine weigh on no method; the speeds ar
 growth of the resident size up to the backward pass, in a fresh process. The peer, torchebm's
 `SlicedScoreMatching`, takes an energy: it and ours run on the same energy network in the same repeats
 where it can be imported, and it is said to be missing where not. `exact-forward` is the exact loss
-with its trace by forward mode, which the library does not offer, as it gains at most a twentieth anywhere.
+with its trace by forward mode, which gains at most a twentieth anywhere and is not offered.
 
     python benchmarks/score_matching_cost.py [--width 128] [--repeats 15] [--out FILE]
 """
