@@ -53,10 +53,6 @@ def run(
     estimator = open_run(folder, device)
     if estimator.data_kind_ != "table":
         raise BadInput("impute fills blank cells of tables, but this run was fitted on pictures")
-    if not estimator.conditional:
-        raise BadInput(
-            f"{type(estimator).__name__} cannot fill blanks: fit --model edm, ddpm or ncsn"
-        )
     reading = read_for(estimator, data)
     notes(reading.notes, quiet=quiet)
     if seed is None:

@@ -19,10 +19,11 @@ import os
 
 from energyscape.artifact import ArtifactError, prepare
 from energyscape.families.anomaly import AnomalyDetector
-from energyscape.families.base import DensityEstimator, NoLogDensityError, Values
+from energyscape.families.base import DensityEstimator
 from energyscape.families.ddpm import DDPM
 from energyscape.families.ebm import EBM
 from energyscape.families.edm import EDM
+from energyscape.families.judging import NoLogDensityError, Values
 from energyscape.families.ncsn import NCSN
 from energyscape.families.score import ScoreModel
 from energyscape.families.settings import Setting, SettingError, settings_of, validate_settings

@@ -9,7 +9,10 @@ from typing import Any
 
 from energyscape.training import Progress
 
-__all__ = ["as_steps", "progress_bar"]
+__all__ = ["ProgressCallback", "as_steps", "progress_bar"]
+
+#: What is told of progress, and to whom.
+ProgressCallback = Callable[[Progress], None]
 
 
 @contextmanager

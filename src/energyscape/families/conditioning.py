@@ -29,7 +29,8 @@ from energyscape.data.values import UNSEEN, codes, keep, numbers
 if TYPE_CHECKING:
     import polars as pl
 
-    from energyscape.families.base import DensityEstimator, ProgressCallback
+    from energyscape.families.bar import ProgressCallback
+    from energyscape.families.drawing import Drawing
 
 __all__ = ["OPERATORS", "Condition", "impute", "read_conditions", "sample_given"]
 
@@ -124,14 +125,14 @@ def _condition(codec: TableCodec, column: Column, wanted: Any) -> Condition:
     return Condition(column, sign, None if kept[0] is None else value, float(bare))
 
 
-def _table_codec(estimator: DensityEstimator, what: str) -> TableCodec:
+def _table_codec(estimator: Drawing, what: str) -> TableCodec:
     if not isinstance(estimator.codec_, TableCodec):
         raise ValueError(f"{what} columns, but this model was fitted on pictures")
     return estimator.codec_
 
 
 def sample_given(
-    estimator: DensityEstimator,
+    estimator: Drawing,
     given: Mapping[Any, Any],
     n: int,
     *,
@@ -147,8 +148,8 @@ def sample_given(
     Raises
     ------
     ValueError
-        For conditions as `read_conditions` refuses them; a fixed number in a family that cannot
-        hold one; or when fewer than n of 1,000 n (at least 20,000) draws meet the conditions.
+        For conditions as `read_conditions` refuses them; or when fewer than n of 1,000 n (at least
+        20,000) draws meet the conditions.
     """
     codec = _table_codec(estimator, "given holds")
     conditions = read_conditions(codec, given)
@@ -185,7 +186,7 @@ def sample_given(
     pool = _Pool(codec, n, conditions)
     if counted and fixed:
         pool.add(free(_PILOT, 0))
-        if estimator.conditional and pool.share([c for c in conditions if c.sign == "="]) < _RARE:
+        if pool.share([c for c in conditions if c.sign == "="]) < _RARE:
             pool = _Pool(codec, n, ranges)
             return pool.fill(held, first=1)
         return pool.fill(free, first=1)
@@ -262,7 +263,7 @@ def _with_values(codec: TableCodec, drawn: Any, fixed: Mapping[str, Any]) -> Any
 
 
 def impute(
-    estimator: DensityEstimator,
+    estimator: Drawing,
     X: Any,
     *,
     seed: int,
@@ -352,7 +353,7 @@ def _filled_frame(
 
 
 def _inpaint(
-    estimator: DensityEstimator,
+    estimator: Drawing,
     X: Any,
     pictures: NDArray[Any],
     seed: int,

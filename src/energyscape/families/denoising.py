@@ -43,9 +43,10 @@ from energyscape.diffusion import (
     sample,
     twisted_sample,
 )
-from energyscape.families.bar import as_steps
-from energyscape.families.base import DensityEstimator, ProgressCallback, Values
+from energyscape.families.bar import ProgressCallback, as_steps
+from energyscape.families.base import DensityEstimator
 from energyscape.families.evidence import denoising_errors
+from energyscape.families.judging import Values
 from energyscape.families.labels import class_codes
 from energyscape.mcmc import annealed_langevin
 from energyscape.models import Denoiser, Labelled
@@ -71,7 +72,6 @@ _LANGEVIN_RATIO = 100 ** (1 / 9)
 class DenoiserEstimator(DensityEstimator):
     """A family whose model is a `Denoiser` at every noise level."""
 
-    conditional = True
     default_sampler = "heun"
     default_steps = 32
 

@@ -25,8 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from energyscape.families.bar import as_steps
-from energyscape.families.base import DensityEstimator, ProgressCallback, Values
+from energyscape.families.bar import ProgressCallback, as_steps
+from energyscape.families.base import DensityEstimator
+from energyscape.families.judging import Values
 from energyscape.families.walks import SAMPLERS, settled, settled_given, walker, warmed
 from energyscape.mcmc import MALA, GaussianBase, Kernel, LogZ, ParallelTempering, ais, run_chains
 from energyscape.models import ConfinedEnergy, Energy, NetworkEnergy
@@ -121,7 +122,6 @@ def _in_rounds(size: int, n: int, rng: torch.Generator) -> Tensor:
 class EnergyEstimator(DensityEstimator):
     """A family whose model is an `Energy` of the encoded rows."""
 
-    conditional = True
     default_steps = 200
 
     # -- building ------------------------------------------------------------------------------

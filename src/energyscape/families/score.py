@@ -26,9 +26,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from energyscape.families import settings as s
-from energyscape.families.bar import as_steps
-from energyscape.families.base import Composition, NoLogDensityError, ProgressCallback, Values
+from energyscape.families.bar import ProgressCallback, as_steps
+from energyscape.families.base import Composition
 from energyscape.families.energies import EnergyEstimator
+from energyscape.families.judging import NoLogDensityError, Values
 from energyscape.families.networks import energy_network, score_network
 from energyscape.mcmc import ULA, Kernel, Pinned, anneal
 from energyscape.models import ScoreField
@@ -58,7 +59,7 @@ class ScoreModel(EnergyEstimator):
     >>> ScoreModel(network="field", max_steps=5, random_state=0).fit(X).score_samples(X)
     Traceback (most recent call last):
         ...
-    energyscape.families.base.NoLogDensityError: a score field has no log-density: ...
+    energyscape.families.judging.NoLogDensityError: a score field has no log-density: ...
     """
 
     purpose = "a score at one level, by score matching: no chains in training, local detail"

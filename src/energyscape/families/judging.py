@@ -1,0 +1,134 @@
+"""What a fitted family says of rows: how probable they are, and whether they belong."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from energyscape import detection
+from energyscape.data import TableCodec
+from energyscape.families.bar import ProgressCallback, as_steps
+from energyscape.families.fitted import Fitted
+
+__all__ = ["Judging", "NoLogDensityError", "Values"]
+
+
+class NoLogDensityError(ValueError):
+    """The model has no log-density; the message names what it has."""
+
+
+class Values(NamedTuple):
+    """One number a row, what kind of number it is, and its standard error (nats)."""
+
+    value: NDArray[np.float64]
+    kind: str
+    stderr: NDArray[np.float64]
+
+
+class Judging(Fitted, abc.ABC):
+    """The faces that judge; a family says how encoded rows are scored."""
+
+    # -- what a family adds --------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def _log_density(self, x: Tensor) -> Values:
+        """Of encoded rows in float64, before the codec's Jacobian."""
+
+    @abc.abstractmethod
+    def _surprise(self, x: Tensor) -> Tensor:
+        """The anomaly score of encoded rows in float64 split over dimensions, shape of x."""
+
+    # -- densities -----------------------------------------------------------------------------
+
+    def log_density(self, X: Any) -> Values:
+        """log p of each row in nats and original units, with its kind and standard error.
+
+        Raises
+        ------
+        NoLogDensityError
+            If the model has none; the message names the alternatives.
+        """
+        data = self._conform(X)
+        encoded = self.codec_.encode(data, None)
+        device = next(self.model_.parameters()).device
+        values = self._log_density(torch.from_numpy(encoded.x).to(device))
+        return values._replace(value=values.value + encoded.log_abs_det)
+
+    def score_samples(self, X: Any) -> NDArray[np.float64]:
+        """log p of each row in nats; see `log_density` for its kind and standard error."""
+        return self.log_density(X).value
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """The mean log p over rows, in nats per row."""
+        return float(self.score_samples(X).mean())
+
+    # -- anomalies -----------------------------------------------------------------------------
+
+    def anomaly_score(self, X: Any) -> NDArray[np.float64]:
+        """How little each row belongs, larger = more anomalous."""
+        return self._surprise_rows(self.encode(X)).sum(1)
+
+    def _surprise_rows(
+        self, x: Tensor, progress: ProgressCallback | None = None, phase: str = "anomaly scores"
+    ) -> NDArray[np.float64]:
+        device = next(self.model_.parameters()).device
+        chunk = max(1, 65536 // max(x[0].numel(), 1))
+        shown, parts = as_steps(progress, phase), []
+        for i, part in enumerate(x.split(chunk)):
+            parts.append(self._surprise(part.to(device)).flatten(1).cpu())
+            if shown is not None:
+                shown(min((i + 1) * chunk, len(x)), len(x))
+        return torch.cat(parts).numpy()
+
+    def column_contributions(self, X: Any) -> tuple[list[str], NDArray[np.float64]]:
+        """Which columns drive the anomaly score: names, and shares of shape (n, columns)."""
+        check_is_fitted(self)
+        if not isinstance(self.codec_, TableCodec):
+            raise ValueError("pictures have no columns")
+        parts = self._surprise_rows(self.encode(X))
+        names = [name for name, _ in self.codec_.groups]
+        sums = np.stack([parts[:, where].sum(1) for _, where in self.codec_.groups], axis=1)
+        shares = np.abs(sums)
+        return names, shares / np.maximum(shares.sum(1, keepdims=True), 1e-300)
+
+    def p_values(self, X: Any) -> NDArray[np.float64]:
+        """Conformal p-values: the chance that a normal row scores at least as high.
+
+        Raises
+        ------
+        ValueError
+            If no rows were set aside for calibration.
+        """
+        return detection.conformal_p_values(self._calibration_scores(), self.anomaly_score(X))
+
+    def _calibration_scores(self) -> NDArray[np.float64]:
+        check_is_fitted(self)
+        scores = self.calibration_["anomaly_scores"]
+        if len(scores) == 0:
+            raise ValueError(
+                "no rows were set aside for calibration: fit with calibration_fraction > 0"
+            )
+        return np.asarray(scores, dtype=np.float64)
+
+    @property
+    def offset_(self) -> float:
+        """Minus the anomaly score above which `predict` says -1."""
+        return -detection.threshold(self._calibration_scores(), self._false_alarm_rate())
+
+    def _false_alarm_rate(self) -> float:
+        return float(self.get_params()["false_alarm_rate"])
+
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
+        """Positive for rows that belong, negative for anomalies, at the stated false-alarm rate."""
+        scores = self.anomaly_score(X)
+        return -scores - self.offset_
+
+    def predict(self, X: Any) -> NDArray[np.int64]:
+        """1 for rows that belong, -1 for anomalies."""
+        return np.where(self.decision_function(X) >= 0, 1, -1)
