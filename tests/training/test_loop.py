@@ -13,6 +13,7 @@ from torch import nn
 from energyscape.training import CheckpointError, TrainConfig, TrainingDiverged, checkpoint, train
 from energyscape.training.plan import Plan
 from energyscape.training.rows import EncodedRows, PermutationStream, PictureRows
+from energyscape.training.run import Run
 
 
 class Location(nn.Module):
@@ -199,6 +200,16 @@ def test_time_limit_is_kept_and_the_rate_lands():
     assert 0.5 < run.seconds < 2.5
     rates = [h["learning_rate"] for h in run.history if "learning_rate" in h]
     assert rates[-1] < 1e-3 * max(rates)
+
+
+def test_a_run_limited_by_time_learns_before_its_first_plan():
+    """Until its speed is known the rate warms up by the clock: 2 % of 45 minutes is a minute."""
+    limited = config(time_limit=1000.0, max_steps=10**9, warmup=0.02)
+    run = Run(Location(), squared_distance, data(), None, None, limited, None)
+    run.start(resume=False)
+    run.elapsed = 10.0
+    run.advance()
+    assert run.optimizer.param_groups[0]["lr"] == pytest.approx(limited.learning_rate / 2)
 
 
 def test_plan_reaches_one_whatever_the_speed():

@@ -209,7 +209,7 @@ class Run:
         start = self.step * self.batch + self.processes.rank * share
         indices = self.stream.take(start, share).to(self.device)
         x, label = self.rows.batch(indices, self.step, self.rng)
-        rate = config.rate(min(self.plan.fraction(self.step + 1), 1.0)) * 0.5**self.rollbacks
+        rate = config.rate(self._done()) * 0.5**self.rollbacks
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -226,6 +226,13 @@ class Run:
         if self.step % _EMA_EVERY == 0 or self.step < 50 or self.step >= self.plan.total:
             self.ema.update(self.step, every=_EMA_EVERY if self.step >= 50 else 1)
         return value, norm, metrics
+
+    def _done(self) -> float:
+        """The share of the run that is done after the next step; by the clock until there is a plan."""
+        limit = self.config.time_limit
+        if limit is not None and self.plan.total == _ENDLESS:
+            return min(self.processes.average(self.elapsed) / limit, 1.0)
+        return min(self.plan.fraction(self.step + 1), 1.0)
 
     def _clipped_step(self, grads: list[Tensor], excess: float) -> None:
         """An optimizer step by the gradients, divided by `excess` where that is more than 1."""
