@@ -14,6 +14,7 @@ import energyscape
 from energyscape.densities import GaussianMixture, eight_gaussians
 from energyscape.families import EBM
 from energyscape.families.levels import EnergyDenoising, LevelEnergy, down_to, level_walker
+from energyscape.families.typical import LEVELS, Typical
 from energyscape.mcmc import HMC, ULA, run_chains
 from energyscape.models import Energy, FunctionDenoiser
 from energyscape.objectives import DenoisingLoss, edm_weight
@@ -106,6 +107,31 @@ def test_pictures_are_learned_at_every_level_by_default(pictures):
     )
     clean = model.encode(x).float()
     assert (model._finish(noisy) - clean).square().mean() < (noisy - clean).square().mean()
+
+
+def test_the_energies_of_all_levels_together_say_how_strange_a_row_is(pictures):
+    """The score is the distance of a row's energies to those of training rows."""
+    x, model = pictures
+    with torch.no_grad():
+        alone = model._double()(model.encode(x[:1]), 0.2 * model.facts_["scale"])
+    energies = model._energies(model._double(), model.encode(x[:1]))
+    assert energies.shape == (1, len(LEVELS))
+    assert energies[0, 2] == pytest.approx(float(alone))
+    parts = [model.calibration_[f"typical_{part}"] for part in Typical._fields]
+    assert model.anomaly_score(x[:1])[0] == pytest.approx(float(Typical(*parts).distance(energies)))
+
+
+def test_energies_too_low_are_as_strange_as_energies_too_high():
+    """The squared distance has the mean K on ordinary rows, and two sides."""
+    rng = torch.Generator().manual_seed(0)
+    mix = torch.randn(6, 6, generator=rng, dtype=torch.float64)
+    rows = 100 + torch.randn(4000, 6, generator=rng, dtype=torch.float64) @ mix
+    ordinary = Typical.fit(rows)
+    assert float(ordinary.distance(rows).mean()) == pytest.approx(6, rel=0.05)
+    away = 3 * mix.sum(0)
+    far = ordinary.distance(torch.stack([100 + away, 100 - away]))
+    assert float(far.min()) > 40
+    assert float(far[0]) == pytest.approx(float(far[1]), rel=0.05)
 
 
 def test_a_model_of_levels_comes_back_from_its_folder(pictures, tmp_path):

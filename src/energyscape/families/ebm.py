@@ -45,6 +45,7 @@ from energyscape.families.networks import (
     level_energy_network,
     ratio_network,
 )
+from energyscape.families.typical import LEVELS, Typical, energies_at
 from energyscape.families.walks import JUMPS, gradients_per_move, walker
 from energyscape.mcmc import Kernel, anneal, run_chains
 from energyscape.models import Energy, EnergyDenoiser, PreconditionedEnergy
@@ -82,6 +83,8 @@ _SCORES = ("denoising", "sliced", "exact")
 #: Levels, in units of the data scale: of a picture's density, and where chains from noise begin.
 _BLUR = 0.1
 _WIDEST = 8.0
+#: Training rows whose energies tell what is ordinary.
+_ORDINARY = 2000
 
 
 class EBM(EnergyEstimator):
@@ -200,7 +203,11 @@ class EBM(EnergyEstimator):
                 f"chains of training accepted {100 * sum(seen) / len(seen):.2g} % of their moves, so "
                 "the energy saw few draws of its own: give a smaller step_size"
             )
-        return super()._after_training(x, aux)
+        kept = super()._after_training(x, aux)
+        if name == "levels":
+            ordinary = Typical.fit(self._energies(self.model_, x[:_ORDINARY]))
+            kept |= {f"typical_{part}": array for part, array in ordinary._asdict().items()}
+        return kept
 
     def _objective(self, facts: Mapping[str, Any]) -> str:
         """The objective's name, chosen by the data where it was left open."""
@@ -389,6 +396,19 @@ class EBM(EnergyEstimator):
         model = cast(LevelEnergy, self.model_)
         with torch.no_grad():
             return cast(Tensor, EnergyDenoiser(model)(x, model.sigma))
+
+    def _energies(self, model: nn.Module, x: Tensor) -> Tensor:
+        own, scale = next(model.parameters()), self.facts_["scale"]
+        return energies_at(
+            cast(Energy, model), x.to(own.device, own.dtype), [scale * level for level in LEVELS]
+        )
+
+    def _strangeness(self, x: Tensor, energy: Tensor) -> Tensor:
+        """The energy; where there is one at every level, how untypical all of them together are."""
+        if "typical_mean" not in self.calibration_:
+            return energy
+        ordinary = Typical(*(self.calibration_[f"typical_{part}"] for part in Typical._fields))
+        return ordinary.distance(self._energies(self._double(), x))
 
     def _noise_density(self, noise: float) -> GaussianMixture:
         """A mixture that covers the (blurred) training rows."""

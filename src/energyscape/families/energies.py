@@ -376,10 +376,14 @@ class EnergyEstimator(DensityEstimator):
         return Values(value - log_z, "ais", stderr)
 
     def _surprise(self, x: Tensor) -> Tensor:
-        """The energy, shared out over dimensions by squared score."""
+        """How strange each row is, shared out over dimensions by squared score."""
         energy, score = cast(Energy, self._double()).energy_and_score(x)
         share = score.square().flatten(1) + 1e-300
         share = share / share.sum(1, keepdim=True)
-        return share * energy.detach()[:, None]
+        return share * self._strangeness(x, energy.detach())[:, None]
+
+    def _strangeness(self, x: Tensor, energy: Tensor) -> Tensor:
+        """The anomaly score of encoded rows whose energy is known, shape (n,)."""
+        return energy
 
     _training_rows: Tensor
