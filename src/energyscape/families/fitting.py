@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from energyscape.artifact import fingerprint
+from energyscape.artifact import fingerprint, write_bytes
 from energyscape.data import Dataset, PictureCodec, Split, fit_codec, split_rows
 from energyscape.families.labels import class_labels
+from energyscape.models import Denoiser
 from energyscape.training import (
     CheckpointError,
     EncodedRows,
@@ -25,11 +27,12 @@ from energyscape.training import (
     Rows,
     TensorRows,
     TrainConfig,
+    fastest_precision,
     train,
 )
 
 if TYPE_CHECKING:
-    from energyscape.families.base import DensityEstimator
+    from energyscape.families.base import Composition, DensityEstimator
 
 __all__ = ["RunRecord", "fit_estimator"]
 
@@ -38,6 +41,7 @@ _CALIBRATION_ROWS = 20_000
 _CALIBRATION_PICTURES = 1000  # each costs two dozen evaluations of a large network
 _VALIDATION_ROWS, _VALIDATION_PICTURES = 2048, 512
 _SMALL_PICTURE = 100
+_LONG_STEPS, _LONG_SECONDS = 300, 20
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,9 @@ def fit_estimator(
         model = estimator._build(facts)
     estimator.facts_ = facts
     composition = estimator._compose(model, facts)
-    config = train_config(settings, seed, estimator._habits())
+    config, chosen = _with_precision(
+        train_config(settings, seed, estimator._habits()), settings, codec, composition, x, record
+    )
     run = train(
         composition.model,
         composition.objective,
@@ -110,13 +116,49 @@ def fit_estimator(
         "threads": torch.get_num_threads(),
         "parameters": sum(p.numel() for p in run.model.parameters()),
         "rows": {name: len(part) for name, part in split._asdict().items()},
-        "notes": [*dataset.notes, *_rolled_back(run.history)],
+        "notes": [*dataset.notes, *chosen, *_rolled_back(run.history)],
         "data": {"name": dataset.name, "kind": dataset.kind, **record.source},
         "fingerprint": identity["data"],
         "versions": versions(),
     }
     estimator.calibration_ = estimator._after_training(x.float(), run.aux)
     _calibrate(estimator, dataset, split, progress)
+
+
+def _with_precision(
+    config: TrainConfig,
+    settings: Mapping[str, Any],
+    codec: Any,
+    composition: Composition,
+    x: Tensor,
+    record: RunRecord,
+) -> tuple[TrainConfig, list[str]]:
+    """The precision left open is float32; large networks of pictures that fields come from, in runs
+    that are long enough to earn it back, take what is fastest here. A resumed run keeps what it had."""
+    path = None if record.out is None else record.out / "train" / "run.json"
+    known = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
+    if settings["precision"] != "auto" or not _may_round(config, codec, composition.model):
+        return config, []
+    trained = path is not None and record.resume and any(path.parent.glob("step-*"))
+    if "precision" not in known and not trained:
+        tried = x[: min(config.batch_size, 32)]
+        name, gain = fastest_precision(
+            composition.model, composition.objective, tried, config.device
+        )
+        known |= {"precision": name, "gain": round(gain, 2)}
+        if path is not None:
+            write_bytes(path, json.dumps(known, indent=2).encode())
+    name = known.get("precision", "float32")
+    if name == "float32":
+        return config, []
+    told = f"trained in {name}, {known['gain']:.1f} times as fast here as float32"
+    return replace(config, precision=name), [told]
+
+
+def _may_round(config: TrainConfig, codec: Any, model: nn.Module) -> bool:
+    steps, seconds = config.max_steps, config.time_limit
+    long = steps >= _LONG_STEPS if seconds is None else seconds >= _LONG_SECONDS
+    return long and _is_large(codec) and isinstance(model, Denoiser)
 
 
 def _rolled_back(history: list[dict[str, Any]]) -> list[str]:
@@ -172,8 +214,6 @@ def versions() -> dict[str, str]:
 
 def _record(path: Path) -> dict[str, Any]:
     """What a run was started with; CheckpointError when the file is not whole."""
-    import json
-
     damaged = CheckpointError(f"{path} is damaged; start over with --overwrite")
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
@@ -187,8 +227,6 @@ def _record(path: Path) -> dict[str, Any]:
 
 def _seed(random_state: int | None, record: RunRecord, identity: dict[str, Any]) -> int:
     """The run's seed; a resumed run reads it, and what it was started with, from its record."""
-    import json
-
     seed = (
         int(np.random.SeedSequence().generate_state(1)[0]) if random_state is None else random_state
     )
@@ -216,8 +254,6 @@ def _seed(random_state: int | None, record: RunRecord, identity: dict[str, Any])
             )
         return int(known["seed"])
     path.parent.mkdir(parents=True, exist_ok=True)
-    from energyscape.artifact import write_bytes
-
     write_bytes(path, json.dumps(identity | {"seed": int(seed)}, indent=2).encode())
     return int(seed)
 

@@ -59,7 +59,10 @@ RandomState = Annotated[
 Device = Annotated[str, Field(description="auto, cpu, cuda, cuda:1, ...")]
 Precision = Annotated[
     Literal["auto", "float32", "bfloat16", "float64"],
-    Field(description="of training; scores and densities are always computed in float64"),
+    Field(
+        description="of training; auto: float32, for large pictures bfloat16 where a trial finds it "
+        "much faster; scores and densities are computed in float64 (large pictures float32)"
+    ),
 ]
 Label = Annotated[
     str | None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from energyscape.training.checkpoint import CheckpointError
 from energyscape.training.loop import Progress, Trained, train
 from energyscape.training.plan import TrainConfig
+from energyscape.training.precision import fastest_precision
 from energyscape.training.rows import EncodedRows, PictureRows, Rows, TensorRows
 from energyscape.training.run import TrainingDiverged
 
@@ -18,5 +19,6 @@ __all__ = [
     "TrainConfig",
     "Trained",
     "TrainingDiverged",
+    "fastest_precision",
     "train",
 ]

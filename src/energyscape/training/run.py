@@ -30,7 +30,7 @@ from energyscape.training.processes import Processes
 from energyscape.training.rollback import LIMIT, Snapshots
 from energyscape.training.rows import PermutationStream, Rows, TensorRows
 
-__all__ = ["Run", "TrainingDiverged", "choose_device"]
+__all__ = ["Run", "TrainingDiverged", "autocast", "choose_device"]
 
 _VALIDATION_ROWS = 2048
 _EMA_EVERY = 4
@@ -194,7 +194,7 @@ class Run:
     # -- one step ------------------------------------------------------------------------------
 
     def _loss(self, x: Tensor, label: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
-        with _autocast(self.config.precision, self.device):
+        with autocast(self.config.precision, self.device):
             loss, self.aux, metrics = self.objective(self.model, x, self.aux, self.rng, label=label)
         if loss.ndim != 1 or len(loss) != len(x):
             raise ValueError(
@@ -287,7 +287,7 @@ class Run:
                 indices = torch.arange(first, min(first + 512, n), device=self.device)
                 x, label = self.validation.batch(indices, 0, rng)
                 aux = self.aux if self.validation_objective is self.objective else None
-                with _autocast(self.config.precision, self.device):
+                with autocast(self.config.precision, self.device):
                     out = self.validation_objective(self.model, x, aux, rng, label=label)
                 total += float(out[0].detach().double().sum())
         return total / n
@@ -401,7 +401,8 @@ def _is_scalar(value: Any) -> bool:
     return isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
 
 
-def _autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Products in bfloat16 where that is the precision."""
     if precision == "bfloat16":
         return torch.autocast(device.type, torch.bfloat16)
     return contextlib.nullcontext()
