@@ -151,6 +151,20 @@ def test_discretised_decoder_adds_up_and_survives_far_tails():
     assert float(log_mass[0]) == pytest.approx(float(log_mass[1]), rel=1e-6)
 
 
+def test_the_bound_of_few_grey_levels_is_never_below_their_entropy():
+    """Pictures of one pixel, black or white by a coin: the exact denoiser's bound lies above log 2 by
+    the gap of 400 steps, and the bins are those asked for (with 256 it would be far above)."""
+    coin = FunctionDenoiser(lambda x, s: torch.tanh(x / per_row(s, x).square()))
+    rng = torch.Generator().manual_seed(0)
+    x0 = torch.tensor([[-1.0], [1.0]], dtype=F64).repeat(300, 1)
+    chain = Chain.linear(400)
+    b = variational_bound(chain, coin, x0, rng, decoder="discretised", bins=2)
+    error = float(b.stderr.square().mean().sqrt()) / math.sqrt(600)
+    assert -4.5 * error < float(b.value.mean()) - math.log(2) < 0.02 + 4.5 * error
+    with pytest.raises(ValueError, match="2 bins"):
+        variational_bound(chain, coin, x0, rng, decoder="discretised", bins=1)
+
+
 class _Constant(nn.Module):
     def __init__(self, value: float) -> None:
         super().__init__()

@@ -97,11 +97,11 @@ def discretised_log_prob(x: Tensor, p: Reverse, *, bins: int = 256) -> Tensor:
     return _rows(log_high + torch.log1p(-(torch.special.log_ndtr(low) - log_high).exp()))
 
 
-def _decode(x0: Tensor, p: Reverse, decoder: Decoder) -> Tensor:
+def _decode(x0: Tensor, p: Reverse, decoder: Decoder, bins: int) -> Tensor:
     if decoder == "gaussian":
         return -gaussian_log_prob(x0, p)
     if decoder == "discretised":
-        return -discretised_log_prob(x0, p)
+        return -discretised_log_prob(x0, p, bins=bins)
     raise ValueError(f"decoder is 'gaussian' or 'discretised', not {decoder!r}")
 
 
@@ -150,6 +150,7 @@ def variational_bound(
     num_steps: int | None = None,
     probabilities: Tensor | None = None,
     decoder: Decoder = "gaussian",
+    bins: int = 256,
     decoder_draws: int = 4,
     label: Tensor | None = None,
     variance: Variance | None = None,
@@ -168,6 +169,8 @@ def variational_bound(
     probabilities : Tensor of shape (N - 1,), optional
         Of the sampled steps; `step_probabilities` by default.
     decoder : {"gaussian", "discretised"}
+    bins : int
+        Grey levels, evenly over [-1, 1], of the discretised decoder.
     decoder_draws : int
         Draws of x_1 that L_0 is averaged over, at least 2, for its standard error.
     label, variance
@@ -191,6 +194,8 @@ def variational_bound(
     """
     if decoder_draws < 2 or (num_steps is not None and num_steps < 2):
         raise ValueError("decoder_draws and num_steps must be at least 2, for a standard error")
+    if bins < 2:
+        raise ValueError(f"a discretised decoder has at least 2 bins, got {bins}")
     x0 = x0.to(torch.float64)
 
     def draw() -> Tensor:
@@ -200,7 +205,7 @@ def variational_bound(
     for _ in range(decoder_draws):
         x_1 = chain.noise(x0, 0, draw())
         first.append(
-            _decode(x0, chain.reverse(model, x_1, 0, label=label, variance=variance), decoder)
+            _decode(x0, chain.reverse(model, x_1, 0, label=label, variance=variance), decoder, bins)
         )
     decoded = torch.stack(first, 1)
     error2 = decoded.var(1) / decoder_draws
@@ -239,6 +244,7 @@ def path_log_ratio(
     rng: torch.Generator,
     *,
     decoder: Decoder = "gaussian",
+    bins: int = 256,
     label: Tensor | None = None,
     variance: Variance | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -261,7 +267,7 @@ def path_log_ratio(
         forward += gaussian_log_prob(ahead, kernel)
         reverse = chain.reverse(model, ahead, i, label=label, variance=variance)
         if i == 0:
-            model_part -= _decode(x0, reverse, decoder)
+            model_part -= _decode(x0, reverse, decoder, bins)
         else:
             model_part += gaussian_log_prob(x, reverse)
             mean, var = chain.posterior(x0, ahead, i)
