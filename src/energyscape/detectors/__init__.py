@@ -12,11 +12,14 @@ from energyscape.detectors.energies import (
     surroundings,
 )
 from energyscape.detectors.ensemble import EmpiricalDetector
+from energyscape.detectors.reasons import Expected, Reasons
 from energyscape.detectors.surprise import TailLaw
 from energyscape.detectors.views import TableRows, View
 
 __all__ = [
     "EmpiricalDetector",
+    "Expected",
+    "Reasons",
     "Surroundings",
     "TableRows",
     "TailLaw",

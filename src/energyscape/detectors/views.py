@@ -110,6 +110,30 @@ class View:
 
     def transform(self, rows: TableRows) -> NDArray[np.float64]:
         """Points of shape (n, D), finite."""
+        z, blank, changed = self._numbers(rows)
+        novel = changed.sum(axis=1) + (blank & ~self.blanks).sum(axis=1)
+        parts = [z, np.sqrt(2.0) * blank[:, self.blanks]]
+        for column, known_codes in zip(rows.codes.T, self.names, strict=True):
+            parts.append((column[:, None] == known_codes).astype(np.float64))
+            # Half of the squared distance to another name is in the missing 1 already.
+            novel = novel + 0.5 * ~np.isin(column, known_codes)
+        return np.concatenate([*parts, np.sqrt(2.0 * novel)[:, None]], axis=1)
+
+    def cells(self, rows: TableRows) -> list[NDArray[np.float64]]:
+        """The numbers of the same points column by column: a list of p arrays (n, 3).
+
+        With 2 for two different names, the squared distances of all cells sum up to the squared
+        distance of the points to a row that the view was fitted on.
+        """
+        z, blank, changed = self._numbers(rows)
+        novel = np.sqrt(2.0) * (changed | (blank & ~self.blanks))
+        flags = np.sqrt(2.0) * (blank & self.blanks)
+        return [np.stack(three, axis=1) for three in zip(z.T, flags.T, novel.T, strict=True)]
+
+    def _numbers(
+        self, rows: TableRows
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Scaled numbers, which are blank, and which changed where training rows never did."""
         blank = np.isnan(rows.numbers)
         z = (np.where(blank, self.mean, rows.numbers) - self.mean) / self.std
         for j, known in enumerate(self.order):
@@ -118,13 +142,7 @@ class View:
                 score = _normal_score(rows.numbers[:, j], values, self.std[j])
                 z[:, j] = np.where(blank[:, j], 0.0, (score - middle) / scale)
         changed = self.constant & ~blank & (rows.numbers != self.mean) & (np.abs(z) > 1e-9)
-        novel = changed.sum(axis=1) + (blank & ~self.blanks).sum(axis=1)
-        parts = [z * self.weight, np.sqrt(2.0) * blank[:, self.blanks]]
-        for column, known_codes in zip(rows.codes.T, self.names, strict=True):
-            parts.append((column[:, None] == known_codes).astype(np.float64))
-            # Half of the squared distance to another name is in the missing 1 already.
-            novel = novel + 0.5 * ~np.isin(column, known_codes)
-        return np.concatenate([*parts, np.sqrt(2.0 * novel)[:, None]], axis=1)
+        return z * self.weight, blank, changed
 
 
 def _diversity(values: NDArray[np.float64]) -> float:

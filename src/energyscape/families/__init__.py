@@ -23,11 +23,12 @@ from energyscape.families.base import DensityEstimator
 from energyscape.families.ddpm import DDPM
 from energyscape.families.ebm import EBM
 from energyscape.families.edm import EDM
+from energyscape.families.explaining import Blame, Explanation
 from energyscape.families.judging import NoLogDensityError, Values
 from energyscape.families.ncsn import NCSN
 from energyscape.families.score import ScoreModel
 from energyscape.families.settings import Setting, SettingError, settings_of, validate_settings
-from energyscape.families.storage import load_estimator
+from energyscape.families.storage import holds_detector, load_detector, load_estimator
 from energyscape.training import CheckpointError, Progress, TrainingDiverged
 
 __all__ = [
@@ -35,11 +36,14 @@ __all__ = [
     "EBM",
     "EDM",
     "FAMILIES",
+    "MODELS",
     "NCSN",
     "AnomalyDetector",
     "ArtifactError",
+    "Blame",
     "CheckpointError",
     "DensityEstimator",
+    "Explanation",
     "NoLogDensityError",
     "Progress",
     "ScoreModel",
@@ -62,12 +66,19 @@ FAMILIES: dict[str, type[DensityEstimator]] = {
 }
 
 
-def load(path: str | os.PathLike[str]) -> DensityEstimator:
-    """The fitted estimator that was saved in a folder.
+#: All that `fit --model` knows: the families, and the detector that learns no density.
+MODELS: dict[str, type[DensityEstimator] | type[AnomalyDetector]] = {
+    **FAMILIES,
+    "anomaly": AnomalyDetector,
+}
+
+
+def load(path: str | os.PathLike[str]) -> DensityEstimator | AnomalyDetector:
+    """The fitted estimator, or anomaly detector, that was saved in a folder.
 
     Raises
     ------
     ArtifactError
         One line that names what is wrong with the folder.
     """
-    return load_estimator(path, FAMILIES)
+    return load_detector(path) if holds_detector(path) else load_estimator(path, FAMILIES)

@@ -24,10 +24,12 @@ anomalies among the calibration rows make p-values larger, never smaller.
 from __future__ import annotations
 
 import os
+import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,17 +38,18 @@ from sklearn.base import OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from energyscape import detection
-from energyscape.data import DataError, Schema, TableCodec
-from energyscape.data.values import refuse_infinities
-from energyscape.detectors import EmpiricalDetector, TableRows
+from energyscape.data import DataError, Dataset, Schema
+from energyscape.detectors import EmpiricalDetector, Reasons, TableRows
 from energyscape.families import settings as s
+from energyscape.families.bar import ProgressCallback, as_steps
+from energyscape.families.explaining import Explanation, as_rows, column_names, explain_rows
 from energyscape.families.fitted import DataIn
+from energyscape.families.fitting import data_fingerprint, versions
+from energyscape.families.reference import Learning, learn_across, learn_apart, score_rows
 
 __all__ = ["AnomalyDetector"]
 
 _CROSS_ROWS = 10_000
-_FOLDS = 5
-_CHUNK = 8192
 
 
 class AnomalyDetector(OutlierMixin, DataIn):
@@ -78,6 +81,8 @@ class AnomalyDetector(OutlierMixin, DataIn):
     offset_ : float
         `score_samples` at which `predict` turns.
     notes_ : list of str
+    info_ : dict
+        Seed, rows, seconds, where the data came from, versions.
     n_features_in_, feature_names_in_, schema_
 
     Examples
@@ -99,6 +104,13 @@ class AnomalyDetector(OutlierMixin, DataIn):
     calibrated_by_: str
     offset_: float
     notes_: list[str]
+    info_: dict[str, Any]
+    _reasons: Reasons | None
+
+    #: What it is for, in a line; shown by the command line.
+    purpose: ClassVar[str] = (
+        "finds rows of a table that do not belong, in seconds and without a network; learns no density"
+    )
 
     def __init__(
         self,
@@ -132,8 +144,27 @@ class AnomalyDetector(OutlierMixin, DataIn):
         -------
         self
         """
+        self._learn(self._training_data(X), None, {})
+        return self
+
+    def fit_run(
+        self,
+        dataset: Dataset,
+        out: str | os.PathLike[str],
+        *,
+        progress: ProgressCallback | None = None,
+        source: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Learn from a data set and leave a folder; ``source`` says where the data came from."""
+        self._learn(self._training_data(dataset), progress, dict(source or {}))
+        self.save(out)
+        return self
+
+    def _learn(
+        self, dataset: Dataset, progress: ProgressCallback | None, source: Mapping[str, Any]
+    ) -> None:
+        began = time.perf_counter()
         settings = s.validate_settings(type(self), self.get_params())
-        dataset = self._training_data(X)
         if dataset.kind != "table":
             raise DataError("anomalies are found in tables; pictures need a family, such as EDM")
         self.data_kind_, self.schema_ = "table", _measured(dataset.schema)
@@ -142,16 +173,30 @@ class AnomalyDetector(OutlierMixin, DataIn):
         )
         rows = self._rows(dataset.array if dataset.array is not None else dataset.raw)
         seed = settings["random_state"]
-        rng = np.random.default_rng(np.random.SeedSequence().entropy if seed is None else seed)
+        if seed is None:
+            seed = int(np.random.SeedSequence().generate_state(1)[0])
         mode = settings["calibration"]
         if mode == "auto":
             mode = "cross" if len(rows) <= _CROSS_ROWS else "split"
-        how = _Learning(settings["trim"], settings["max_rows"], rng)
-        learn = _cross if mode == "cross" else _split
-        self.detector_, self.reference_, self.training_scores_, scores = learn(rows, how)
-        self.calibrated_by_, self.calibration_scores_ = mode, np.sort(scores)
+        how = Learning(settings["trim"], settings["max_rows"], np.random.default_rng(seed))
+        learn = learn_across if mode == "cross" else learn_apart
+        found = learn(rows, how, as_steps(progress, "learning"))
+        self.detector_, self.reference_, self.training_scores_ = found[:3]
+        self.calibrated_by_, self.calibration_scores_ = mode, np.sort(found.calibration)
+        self._reasons = None
         self._decide(settings["false_alarm_rate"])
-        return self
+        for said in self.notes_:
+            warnings.warn(said, UserWarning, stacklevel=3)
+        counts = {"train": len(rows), "reference": len(found.reference)}
+        self.info_ = {
+            "seed": seed,
+            "rows": counts | {"calibration": len(found.calibration)},
+            "seconds": round(time.perf_counter() - began, 3),
+            "fingerprint": data_fingerprint(dataset),
+            "data": {"name": dataset.name, **source},
+            "notes": list(dataset.notes),
+            "versions": versions(),
+        }
 
     def _decide(self, rate: float) -> None:
         """The threshold, and a word where the rate cannot be had."""
@@ -163,24 +208,10 @@ class AnomalyDetector(OutlierMixin, DataIn):
                 f"{len(self.calibration_scores_)} calibration rows cannot give a false-alarm rate of "
                 f"{rate:g}: the lowest is {self.smallest_p_value:.3g}, and predict uses it"
             ]
-            warnings.warn(self.notes_[0], UserWarning, stacklevel=3)
         self.offset_ = -threshold
 
     def _rows(self, data: Any) -> TableRows:
-        """Checked rows as numbers and codes."""
-        if isinstance(data, np.ndarray):
-            plain = np.asarray(data, dtype=np.float64)
-            for j in range(plain.shape[1]):
-                refuse_infinities(plain[:, j], f"x{j}")
-            return TableRows(plain, np.zeros((len(plain), 0), dtype=np.int64))
-        columns = TableCodec(self.schema_).prepare(data).columns
-        numbers = [column for column in columns if column.dtype.kind == "f"]
-        codes = [column for column in columns if column.dtype.kind != "f"]
-        n = len(columns[0])
-        return TableRows(
-            np.stack(numbers, axis=1) if numbers else np.zeros((n, 0)),
-            np.stack(codes, axis=1) if codes else np.zeros((n, 0), dtype=np.int64),
-        )
+        return as_rows(data, self.schema_)
 
     # -- scores --------------------------------------------------------------------------------
 
@@ -191,7 +222,7 @@ class AnomalyDetector(OutlierMixin, DataIn):
         has the scores of training rows without that.
         """
         rows = self._rows(self._conform(X))
-        return _score(self.detector_, rows)
+        return score_rows(self.detector_, rows)
 
     def score_samples(self, X: Any) -> NDArray[np.float64]:
         """Minus the anomaly score: larger = more ordinary (no log-density)."""
@@ -241,6 +272,52 @@ class AnomalyDetector(OutlierMixin, DataIn):
         check_is_fitted(self)
         return detection.threshold(self.calibration_scores_, false_alarm_rate)
 
+    # -- reasons -------------------------------------------------------------------------------
+
+    def explain(self, X: Any, most: int = 3) -> list[Explanation]:
+        """Why each row is strange: which cells do not go with the rest, and what was expected.
+
+        Parameters
+        ----------
+        X : array, DataFrame or Dataset
+        most : int
+            Cells blamed at most; the worst always, further ones only if they stand out.
+
+        Returns
+        -------
+        list of n `Explanation`
+            See `energyscape.detectors.reasons` for what is computed, and
+            ``benchmarks/reasons.py`` for how often it is right. Intervals hold 90 % of ordinary cells.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(400, 1))
+        >>> detector = AnomalyDetector(random_state=0).fit(np.hstack([x, 2 * x, -x]))
+        >>> found = detector.explain([[1.0, 2.0, 1.0]])[0].blamed[0]
+        >>> found.column, found.low < -1.0 < found.high
+        ('x2', True)
+        """
+        data = self._conform(X)
+        return explain_rows(data, self.schema_, self.detector_, self._why(), most)
+
+    def column_contributions(self, X: Any) -> tuple[list[str], NDArray[np.float64]]:
+        """Which columns drive the anomaly score: names, and shares of shape (n, columns).
+
+        The shares are of the odds (in nats, from 0 up) that the cell does not go with its row.
+        """
+        rows = self._rows(self._conform(X))
+        odds = np.maximum(self._why().odds(rows), 0.0)
+        plain = bool(self.schema_.array)
+        names = column_names(self.schema_, rows.numbers.shape[1], plain)
+        return names, odds / np.maximum(odds.sum(axis=1, keepdims=True), 1e-300)
+
+    def _why(self) -> Reasons:
+        """What is usual in each column, measured when it is first asked for."""
+        if self._reasons is None:
+            self._reasons = Reasons.fit(self.reference_, self.detector_.views)
+        return self._reasons
+
     # -- keeping -------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -267,85 +344,19 @@ class AnomalyDetector(OutlierMixin, DataIn):
         return hasattr(self, "detector_")
 
 
-class _Learning(NamedTuple):
-    """How detectors are made of rows."""
-
-    trim: float
-    max_rows: int
-    rng: np.random.Generator
-
-    def detector(self, rows: TableRows) -> tuple[EmpiricalDetector, NDArray[np.int64]]:
-        """A detector, and which rows it compares with."""
-        index = np.arange(len(rows))
-        if len(rows) > self.max_rows:
-            index = np.sort(self.rng.permutation(len(rows))[: self.max_rows])
-        kept, fitted = index, EmpiricalDetector.fit(rows.take(index))
-        stay = max(round((1 - self.trim) * len(index)), 2)
-        # The second round judges by a reference that the first has cleaned.
-        for _ in range(2 if stay < len(index) else 0):
-            scores = _known_scores(fitted, rows, kept)[index]
-            kept = np.sort(index[np.argsort(scores, kind="stable")[:stay]])
-            fitted = EmpiricalDetector.fit(rows.take(kept))
-        return fitted, kept
-
-
-_Learned = tuple[EmpiricalDetector, TableRows, NDArray[np.float64], NDArray[np.float64]]
-
-
-def _cross(rows: TableRows, how: _Learning) -> _Learned:
-    """A detector of all rows, calibrated on each by one of the rows of the other folds."""
-    folds = min(_FOLDS, len(rows))
-    fold = how.rng.permutation(len(rows)) % folds
-    scores = np.empty(len(rows))
-    for k in range(folds):
-        rest = np.flatnonzero(fold != k)
-        if len(rest) < 2:
-            raise DataError(f"{len(rows)} rows are too few to learn and calibrate; 3 are needed")
-        held = np.flatnonzero(fold == k)
-        scores[held] = _score(how.detector(rows.take(rest))[0], rows.take(held))
-    detector, kept = how.detector(rows)
-    return detector, rows.take(kept), scores, scores
-
-
-def _split(rows: TableRows, how: _Learning) -> _Learned:
-    """A detector of some rows, calibrated on the others."""
-    n = len(rows)
-    size = min(max(n // 10, min(1000, n // 4), 1), 20_000)
-    order = how.rng.permutation(n)
-    held, rest = order[:size], np.sort(order[size:])
-    if len(rest) < 2:
-        raise DataError(f"{n} rows are too few to learn and calibrate; 3 are needed")
-    detector, kept = how.detector(rows.take(rest))
-    scores = _known_scores(detector, rows, rest[kept])
-    return detector, rows.take(rest[kept]), scores, scores[held]
-
-
-def _known_scores(
-    detector: EmpiricalDetector, rows: TableRows, reference: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Scores of all rows, those of the reference without themselves."""
-    scores = np.empty(len(rows))
-    others = np.setdiff1d(np.arange(len(rows)), reference)
-    scores[reference] = detector.own_scores
-    scores[others] = _score(detector, rows.take(others))
-    return scores
-
-
-def _score(detector: EmpiricalDetector, rows: TableRows) -> NDArray[np.float64]:
-    parts = [
-        detector.score(rows.take(np.arange(start, min(start + _CHUNK, len(rows)))))
-        for start in range(0, len(rows), _CHUNK)
-    ]
-    return np.concatenate(parts) if parts else np.empty(0)
-
-
 def _measured(schema: Schema | None) -> Schema:
-    """Whole numbers as measurements: a value between two of them is strange, and no mistake."""
+    """Whole numbers as measurements: a value between two of them is strange, and no mistake.
+
+    A column that never changed is one of names, of which it has one: another one is strange.
+    """
     assert schema is not None
     if schema.array:
         return schema
-    columns = [
-        replace(column, kind="numeric", dtype="Float64") if column.kind == "integer" else column
-        for column in schema
-    ]
+    columns = []
+    for column in schema:
+        if column.kind == "integer":
+            column = replace(column, kind="numeric", dtype="Float64", decimals=0)
+        elif column.kind == "constant":
+            column = replace(column, kind="category")
+        columns.append(column)
     return replace(schema, columns=tuple(columns))

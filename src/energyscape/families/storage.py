@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +19,12 @@ from energyscape.artifact import (
 )
 from energyscape.data import Schema, codec_from_state
 from energyscape.detectors import EmpiricalDetector, TableRows
-from energyscape.families.fitting import versions
 
 if TYPE_CHECKING:
     from energyscape.families.anomaly import AnomalyDetector
     from energyscape.families.base import DensityEstimator
 
-__all__ = ["load_detector", "load_estimator", "save_detector", "save_estimator"]
+__all__ = ["holds_detector", "load_detector", "load_estimator", "save_detector", "save_estimator"]
 
 _DETECTOR = "anomalydetector"
 
@@ -53,9 +53,9 @@ def save_estimator(estimator: DensityEstimator, path: Path) -> None:
 
 
 def load_estimator(
-    path: str | os.PathLike[str], families: dict[str, type[DensityEstimator]]
+    path: str | os.PathLike[str], families: Mapping[str, type[DensityEstimator]]
 ) -> DensityEstimator:
-    """The estimator that was saved, ready to sample and score.
+    """The family that was saved, ready to sample and score.
 
     Raises
     ------
@@ -71,7 +71,9 @@ def load_estimator(
             "energyscape.load_weights"
         )
     if config.get("family") == _DETECTOR:
-        raise ArtifactError(f"{path} holds an anomaly detector: use AnomalyDetector.load")
+        raise ArtifactError(
+            f"{path} holds an anomaly detector, which learned no density: energyscape.load opens it"
+        )
     if config.get("family") not in known:
         raise ArtifactError(f"{path} holds a model of an unknown family {config.get('family')!r}")
     try:
@@ -128,8 +130,16 @@ def save_detector(detector: AnomalyDetector, path: Path) -> None:
         "anomaly_scores": detector.calibration_scores_,
         "training_scores": detector.training_scores_,
     }
-    about = {"notes": detector.notes_, "versions": versions()}
-    write_artifact(path, Artifact({}, reference, scores, config, about))
+    write_artifact(path, Artifact({}, reference, scores, config, detector.info_))
+
+
+def holds_detector(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds an anomaly detector; False for whatever else it is, or is not."""
+    try:
+        config = json.loads((Path(path) / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return False  # what is wrong is said by whoever reads the folder
+    return isinstance(config, dict) and config.get("family") == _DETECTOR
 
 
 def load_detector(path: str | os.PathLike[str]) -> AnomalyDetector:
@@ -166,7 +176,8 @@ def load_detector(path: str | os.PathLike[str]) -> AnomalyDetector:
         raise ArtifactError(f"{path} does not fit this version of energyscape: {first}") from error
     if config["feature_names_in"] is not None:
         detector.feature_names_in_ = np.asarray(config["feature_names_in"], dtype=object)
-    detector._template = None
+    detector._template = detector._reasons = None
+    detector.info_ = {k: v for k, v in artifact.manifest.items() if k not in ("files", "format")}
     detector._decide(config["settings"]["false_alarm_rate"])
     return detector
 

@@ -1,0 +1,112 @@
+"""Detectors made of rows, and scores of rows by detectors that did not know them.
+
+``cross``: one detector of all rows, each row scored by a detector without its fold. ``split``: a
+detector of some rows, which scores the others. Either leaves out the strangest rows where told to trim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from energyscape.data import DataError
+from energyscape.detectors import EmpiricalDetector, TableRows
+
+__all__ = ["Learned", "Learning", "learn_across", "learn_apart", "score_rows"]
+
+_FOLDS = 5
+_CHUNK = 8192
+
+#: ``(done, total)``, for a bar.
+Shown = Callable[[int, int], None] | None
+
+
+class Learning(NamedTuple):
+    """How detectors are made of rows."""
+
+    trim: float
+    max_rows: int
+    rng: np.random.Generator
+
+    def detector(self, rows: TableRows) -> tuple[EmpiricalDetector, NDArray[np.int64]]:
+        """A detector, and which rows it compares with."""
+        index = np.arange(len(rows))
+        if len(rows) > self.max_rows:
+            index = np.sort(self.rng.permutation(len(rows))[: self.max_rows])
+        kept, fitted = index, EmpiricalDetector.fit(rows.take(index))
+        stay = max(round((1 - self.trim) * len(index)), 2)
+        # The second round judges by a reference that the first has cleaned.
+        for _ in range(2 if stay < len(index) else 0):
+            scores = _known_scores(fitted, rows, kept)[index]
+            kept = np.sort(index[np.argsort(scores, kind="stable")[:stay]])
+            fitted = EmpiricalDetector.fit(rows.take(kept))
+        return fitted, kept
+
+
+class Learned(NamedTuple):
+    """A detector, its reference rows, scores of all rows and those that calibrate."""
+
+    detector: EmpiricalDetector
+    reference: TableRows
+    scores: NDArray[np.float64]
+    calibration: NDArray[np.float64]
+
+
+def learn_across(rows: TableRows, how: Learning, shown: Shown = None) -> Learned:
+    """A detector of all rows, calibrated on each by one of the rows of the other folds."""
+    folds = min(_FOLDS, len(rows))
+    fold = how.rng.permutation(len(rows)) % folds
+    scores = np.empty(len(rows))
+    for k in range(folds):
+        rest = np.flatnonzero(fold != k)
+        if len(rest) < 2:
+            raise DataError(f"{len(rows)} rows are too few to learn and calibrate; 3 are needed")
+        held = np.flatnonzero(fold == k)
+        scores[held] = score_rows(how.detector(rows.take(rest))[0], rows.take(held))
+        if shown is not None:
+            shown(k + 1, folds + 1)
+    detector, kept = how.detector(rows)
+    return Learned(detector, rows.take(kept), scores, scores)
+
+
+def learn_apart(rows: TableRows, how: Learning, shown: Shown = None) -> Learned:
+    """A detector of some rows, calibrated on the others."""
+    n = len(rows)
+    size = min(max(n // 10, min(1000, n // 4), 1), 20_000)
+    order = how.rng.permutation(n)
+    held, rest = order[:size], np.sort(order[size:])
+    if len(rest) < 2:
+        raise DataError(f"{n} rows are too few to learn and calibrate; 3 are needed")
+    detector, kept = how.detector(rows.take(rest))
+    scores = _known_scores(detector, rows, rest[kept], shown)
+    return Learned(detector, rows.take(rest[kept]), scores, scores[held])
+
+
+def _known_scores(
+    detector: EmpiricalDetector,
+    rows: TableRows,
+    reference: NDArray[np.int64],
+    shown: Shown = None,
+) -> NDArray[np.float64]:
+    """Scores of all rows, those of the reference without themselves."""
+    scores = np.empty(len(rows))
+    others = np.setdiff1d(np.arange(len(rows)), reference)
+    scores[reference] = detector.own_scores
+    scores[others] = score_rows(detector, rows.take(others), shown)
+    return scores
+
+
+def score_rows(
+    detector: EmpiricalDetector, rows: TableRows, shown: Shown = None
+) -> NDArray[np.float64]:
+    """The detector's scores, some thousand rows at a time."""
+    parts = []
+    for start in range(0, len(rows), _CHUNK):
+        stop = min(start + _CHUNK, len(rows))
+        parts.append(detector.score(rows.take(np.arange(start, stop))))
+        if shown is not None:
+            shown(stop, len(rows))
+    return np.concatenate(parts) if parts else np.empty(0)
