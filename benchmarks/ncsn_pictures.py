@@ -1,10 +1,12 @@
 """NCSN on pictures: classic, improved and predictor-corrector walks with equal evaluations.
 
-    python benchmarks/ncsn_pictures.py [--data digits] [--steps 4000] [--out FILE] [--sheet FILE.png]
+    python benchmarks/ncsn_pictures.py [--data digits] [--steps 4000] [--setups improved classic]
+                                       [--run FOLDER] [--out FILE] [--sheet FILE.png]
 
 Two models of the same network and training, on the ladder of each set-up: classic (10 levels over two
 decades below the range of a pixel, last weights) and improved (2006.09011: the largest distance in the
-data, ratio from the dimension, averaged weights). Every walk has about `--evaluations` evaluations of
+data, ratio from the dimension, averaged weights). Training leaves checkpoints in FOLDER: run again, it
+goes on, and what is trained already is read. Every walk has about `--evaluations` evaluations of
 its network, 1,000 by default: L = 10 and T = 100 of the first paper, fewer steps on the improved
 ladder's many levels, and predictor-corrector on the improved model with half as many levels. Langevin
 walks are judged before and after the last noise-free step.
@@ -23,18 +25,55 @@ import json
 import platform
 import time
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from picture_features import Judge
+from picture_features import CACHE, Judge
 from picture_sets import SETS, PictureSet, load_pictures
 
+import energyscape
+from energyscape.data import Dataset
 from energyscape.families import NCSN
 from energyscape.mcmc import annealed_langevin
 from energyscape.metrics import neighbour_ratio, two_sample_accuracy
 from energyscape.report.plots import save_picture_grid
+
+SETUPS = ("improved", "classic")
+
+
+def spent(run: Path) -> float:
+    """Processor seconds of all processes that trained a run, 0 before the first."""
+    file = run.with_suffix(".cpu_seconds")
+    return float(file.read_text()) if file.is_file() else 0.0
+
+
+def fitted(data: PictureSet, setup: str, run: Path, args: argparse.Namespace) -> NCSN:
+    """The model of a set-up: from its artifact, or trained, or trained on from its checkpoint.
+
+    What it cost is kept beside it, see `spent`.
+    """
+    if (run / "manifest.json").is_file():
+        return cast(NCSN, energyscape.load(run))
+    before, began = spent(run), time.process_time()
+
+    def note(progress: Any = None) -> None:
+        run.parent.mkdir(parents=True, exist_ok=True)
+        now = before + time.process_time() - began
+        run.with_suffix(".cpu_seconds").write_text(f"{now:.1f}")
+
+    model = NCSN(
+        setup=cast(Any, setup), max_steps=args.steps, random_state=args.seed, device=args.device,
+        validation_fraction=0.0, calibration_fraction=0.0,
+    )  # fmt: skip
+    pictures = Dataset("pictures", data.name, pictures=data.train[..., None])
+    resume = (run / "train" / "run.json").is_file()
+    model.fit_run(pictures, run, resume=resume, progress=note)
+    note()
+    return model
 
 
 def langevin(
@@ -85,17 +124,21 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--setups", nargs="+", choices=SETUPS, default=SETUPS)
+    parser.add_argument("--run", type=Path, help="folder of the runs; default: in the cache")
+    parser.add_argument("--only-train", action="store_true")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--sheet", type=Path)
     args = parser.parse_args()
     data = load_pictures(args.data)
+    folder = args.run or CACHE / f"ncsn-{data.name}-{args.steps}"
     judge = Judge(data)
     record: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
         "machine": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "settings": vars(args) | {"out": None, "sheet": None},
+        "settings": vars(args) | {"out": None, "sheet": None, "run": None},
         "classifier's test accuracy": judge.test_accuracy,
     }
     best = judge.reference(args.samples)
@@ -104,52 +147,59 @@ def main() -> None:
     }  # fmt: skip
     print(json.dumps(record["test pictures against the others"]), flush=True)
     rows: dict[str, dict[str, Any]] = {}
+    record["rows"] = rows
     sheets = []
-    for setup in ("classic", "improved"):
-        began = time.process_time()
+    for setup in args.setups:
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            model = NCSN(
-                setup=setup, max_steps=args.steps, random_state=args.seed, device=args.device,
-                validation_fraction=0.0, calibration_fraction=0.0,
-            ).fit(data.train)  # fmt: skip
+            model = fitted(data, setup, folder / setup, args)
         record[setup] = {
             "levels": len(model.levels_),
             "largest": model.levels_[0],
             "smallest": model.levels_[-1],
-            "training processor seconds": round(time.process_time() - began, 1),
+            "steps": model.info_["steps"],
+            "training processor seconds": spent(folder / setup),
             "parameters": model.info_["parameters"],
             "warned": [str(w.message) for w in told],
         }
         print(json.dumps(record[setup]), flush=True)
-        for denoise in (False, True):
+        if args.only_train:
+            continue
+        for name, walk in walks(model, setup, args).items():
             began = time.process_time()
-            drawn, count = langevin(
-                model, args.samples, args.evaluations,
-                classic=setup == "classic", denoise=denoise, seed=args.seed,
-            )  # fmt: skip
-            name = f"{setup}, {'last step without noise' if denoise else 'as the chains end'}"
-            rows[name] = judged(data, judge, drawn, args.seed)
-            rows[name] |= {"evaluations": count, "seconds": round(time.process_time() - began, 1)}
+            drawn, count = walk()
+            cost = {"evaluations": count, "seconds": round(time.process_time() - began, 1)}
+            rows[name] = judged(data, judge, drawn, args.seed) | cost
             print(name, json.dumps(rows[name]), flush=True)
             sheets.append(drawn[:20])
-    began, levels = time.process_time(), (args.evaluations + 1) // 2
-    drawn = model.sample(args.samples, sampler="pc", steps=levels, random_state=args.seed)
-    name = "improved model, predictor-corrector"
-    rows[name] = judged(data, judge, drawn, args.seed)
-    rows[name] |= {
-        "evaluations": 2 * levels - 1,
-        "seconds": round(time.process_time() - began, 1),
-    }
-    print(name, json.dumps(rows[name]), flush=True)
-    sheets.append(drawn[:20])
-    record["rows"] = rows
-    if args.out:
-        args.out.write_text(json.dumps(record, indent=2) + "\n")
-    if args.sheet:
-        top = 255 / (data.levels - 1)
-        sheet = np.round(np.concatenate(sheets).astype(float) * top).astype(np.uint8)
-        save_picture_grid(sheet.reshape(*sheet.shape[:3], 1), args.sheet, 20)
+            if args.out:
+                args.out.write_text(json.dumps(record, indent=2) + "\n")
+            if args.sheet:
+                top = 255 / (data.levels - 1)
+                sheet = np.round(np.concatenate(sheets).astype(float) * top).astype(np.uint8)
+                save_picture_grid(sheet.reshape(*sheet.shape[:3], 1), args.sheet, 20)
+
+
+def walks(
+    model: NCSN, setup: str, args: argparse.Namespace
+) -> dict[str, Callable[[], tuple[np.ndarray, int]]]:
+    """The walks of a set-up by name, each giving pictures and the evaluations one took."""
+    how = {"classic": setup == "classic", "seed": args.seed}
+    found: dict[str, Callable[[], tuple[np.ndarray, int]]] = {}
+    for denoise in (False, True):
+        name = f"{setup}, {'last step without noise' if denoise else 'as the chains end'}"
+        found[name] = partial(
+            langevin, model, args.samples, args.evaluations, denoise=denoise, **how
+        )
+    if setup == "improved":
+        levels = (args.evaluations + 1) // 2
+
+        def corrected() -> tuple[np.ndarray, int]:
+            drawn = model.sample(args.samples, sampler="pc", steps=levels, random_state=args.seed)
+            return drawn, 2 * levels - 1
+
+        found["improved model, predictor-corrector"] = corrected
+    return found
 
 
 if __name__ == "__main__":

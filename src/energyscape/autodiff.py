@@ -19,7 +19,16 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-__all__ = ["ProbeLaw", "divergence", "draw_probes", "unit_probes", "value_and_grad", "vjp"]
+__all__ = [
+    "ProbeLaw",
+    "divergence",
+    "draw_probes",
+    "probe_products",
+    "slices",
+    "unit_probes",
+    "value_and_grad",
+    "vjp",
+]
 
 _SHIFTS = torch.arange(8, dtype=torch.uint8)
 
@@ -81,6 +90,55 @@ def vjp(output: Tensor, x: Tensor, v: Tensor, *, create_graph: bool = False) -> 
         output, x, grad_outputs=v, create_graph=create_graph, retain_graph=True
     )
     return product
+
+
+def probe_products(output: Tensor, x: Tensor, v: Tensor, *, create_graph: bool = False) -> Tensor:
+    """``v' d(output)/dx`` for several probes of one forward pass, in one batch.
+
+    Parameters
+    ----------
+    output : Tensor, shape of x
+        Computed from x, which requires its gradient.
+    x : Tensor of shape (batch, ...)
+    v : Tensor of shape (P, batch, ...)
+    create_graph : bool
+        Keep the graph for a training loss.
+
+    Returns
+    -------
+    Tensor of shape (P, batch, ...)
+        Zero where the output does not depend on x, as the score of a linear energy.
+    """
+    if not output.requires_grad:
+        return torch.zeros_like(v)
+    one = len(v) == 1
+    (product,) = torch.autograd.grad(
+        output,
+        x,
+        grad_outputs=v[0] if one else v,
+        create_graph=create_graph,
+        retain_graph=True,
+        allow_unused=True,
+        is_grads_batched=not one,
+    )
+    if product is None:
+        return torch.zeros_like(v)
+    return product[None] if one else product
+
+
+def slices(output: Tensor, x: Tensor, v: Tensor, *, create_graph: bool = False) -> Tensor:
+    """``v' (d(output)/dx) v`` for each probe and row, shape (P, batch); see `probe_products`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.zeros(1, 2, requires_grad=True)
+    >>> slices(x * torch.tensor([1.0, 2.0]), x, torch.ones(1, 1, 2))
+    tensor([[3.]])
+    """
+    v = v.to(output.dtype)
+    product = probe_products(output, x, v, create_graph=create_graph)
+    return (product * v).flatten(2).sum(2)
 
 
 def draw_probes(

@@ -15,9 +15,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from energyscape.autodiff import value_and_grad
+from energyscape.autodiff import slices, value_and_grad
 from energyscape.models.layered import energy_and_score_by_layers
 from energyscape.models.preconditioning import EDMPreconditioning, per_row
+from energyscape.models.slices import score_and_slices_by_layers
 from energyscape.targets import Target
 
 __all__ = [
@@ -64,6 +65,23 @@ class Energy(nn.Module, abc.ABC):
     ) -> Tensor:
         """The score ``-grad_x E``, shape of x."""
         return self.energy_and_score(x, sigma, create_graph=create_graph)[1]
+
+    def score_and_slices(
+        self,
+        x: Tensor,
+        v: Tensor,
+        sigma: float | Tensor | None = None,
+        *,
+        create_graph: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """The score, shape of x, and ``v' (ds/dx) v`` of probes (P, batch, ...), shape (P, batch).
+
+        `create_graph` keeps what a training loss needs: both can then be differentiated once with
+        respect to the parameters.
+        """
+        x = x.detach().requires_grad_()
+        score = self.score(x, sigma, create_graph=True)
+        return score, slices(score, x, v, create_graph=create_graph)
 
     @property
     def box(self) -> tuple[Tensor, Tensor] | None:
@@ -191,6 +209,31 @@ class NetworkEnergy(Energy):
                 return found
         return super().energy_and_score(x, sigma, create_graph=create_graph)
 
+    def score(
+        self, x: Tensor, sigma: float | Tensor | None = None, *, create_graph: bool = False
+    ) -> Tensor:
+        """The score; a plain perceptron's by hand where a loss asks for no gradient of the rows."""
+        if create_graph and not x.requires_grad and sigma is None and type(self) is NetworkEnergy:
+            found = score_and_slices_by_layers(self.network, x)
+            if found is not None:
+                return found[0]
+        return super().score(x, sigma, create_graph=create_graph)
+
+    def score_and_slices(
+        self,
+        x: Tensor,
+        v: Tensor,
+        sigma: float | Tensor | None = None,
+        *,
+        create_graph: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Those of a plain perceptron, and their gradient, by hand; see `energyscape.models.slices`."""
+        if sigma is None and type(self) is NetworkEnergy:
+            found = score_and_slices_by_layers(self.network, x, v)
+            if found is not None:
+                return found
+        return super().score_and_slices(x, v, sigma, create_graph=create_graph)
+
 
 class ConfinedEnergy(Energy):
     """An energy tilted by a wide Gaussian, ``E(x) + ||x - centre||^2 / (2 scale^2)``.
@@ -229,6 +272,32 @@ class ConfinedEnergy(Energy):
         offset = (x - self.get_buffer("centre").to(x.dtype)) / self.scale
         tilted = energy + 0.5 * offset.square().flatten(1).sum(1)
         return tilted, torch.sub(score, offset, alpha=1.0 / self.scale)
+
+    def score(
+        self, x: Tensor, sigma: float | Tensor | None = None, *, create_graph: bool = False
+    ) -> Tensor:
+        """The score: the two parts' sum."""
+        if not create_graph or x.requires_grad or type(self) is not ConfinedEnergy:
+            return super().score(x, sigma, create_graph=create_graph)
+        offset = (x - self.get_buffer("centre").to(x.dtype)) / self.scale**2
+        return self.energy.score(x, sigma, create_graph=True) - offset
+
+    def score_and_slices(
+        self,
+        x: Tensor,
+        v: Tensor,
+        sigma: float | Tensor | None = None,
+        *,
+        create_graph: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Those of the energy within, and the parabola's."""
+        if type(self) is not ConfinedEnergy:
+            return super().score_and_slices(x, v, sigma, create_graph=create_graph)
+        score, along = self.energy.score_and_slices(x, v, sigma, create_graph=create_graph)
+        curvature = 1.0 / self.scale**2
+        centre = self.get_buffer("centre").to(x.dtype)
+        squares = v.square().flatten(2).sum(2)
+        return score - curvature * (x - centre), along - curvature * squares
 
 
 class PreconditionedEnergy(Energy):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["energy_and_score_by_layers"]
+__all__ = ["energy_and_score_by_layers", "plain_layers"]
 
 #: Numbers in the widest activation of one part: a megabyte in float32, so that a few of them lie in the
 #: caches of one or two cores.
@@ -74,7 +74,7 @@ def _hooked(module: nn.Module) -> bool:
     )
 
 
-def _plain_layers(network: nn.Module) -> list[Any] | None:
+def plain_layers(network: nn.Module) -> list[Any] | None:
     """Linear layers and smooth activations in turn, ending in one number; None for anything else.
 
     Layers are known by their exact type, or (a reparametrised weight) by the linear layer's own
@@ -128,7 +128,7 @@ def energy_and_score_by_layers(network: nn.Module, x: Tensor) -> tuple[Tensor, T
     >>> energy_and_score_by_layers(torch.nn.Linear(2, 2), torch.zeros(3, 2)) is None
     True
     """
-    layers = _plain_layers(network)
+    layers = plain_layers(network)
     if layers is None or torch.is_autocast_enabled(x.device.type):
         return None
     if x.ndim != 2:

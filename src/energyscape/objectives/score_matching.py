@@ -26,7 +26,7 @@ from typing import cast, get_args
 import torch
 from torch import Tensor, nn
 
-from energyscape.autodiff import ProbeLaw, draw_probes
+from energyscape.autodiff import ProbeLaw, draw_probes, probe_products, slices
 from energyscape.models import Energy, per_row
 from energyscape.objectives.base import (
     Aux,
@@ -65,23 +65,6 @@ def _blurred(
     return torch.addcmul(x.detach(), per_row(sigma, x), eps), sigma
 
 
-def _products(score: Tensor, x: Tensor, v: Tensor, create_graph: bool) -> Tensor:
-    """``v' ds/dx``, shape of v: that of x, or (P, batch, ...) for P probes of one forward pass."""
-    if not score.requires_grad:
-        return torch.zeros_like(v)
-    (product,) = torch.autograd.grad(
-        score,
-        x,
-        grad_outputs=v,
-        create_graph=create_graph,
-        retain_graph=True,
-        allow_unused=True,
-        is_grads_batched=v.ndim > x.ndim,
-    )
-    # A score that does not depend on x, such as that of a linear energy, has no Jacobian at all.
-    return torch.zeros_like(v) if product is None else product
-
-
 def _trace(score: Tensor, x: Tensor, create_graph: bool) -> Tensor:
     """``tr(ds/dx)`` of each row by one product per coordinate, several at a time."""
     dim = x[0].numel()
@@ -91,7 +74,9 @@ def _trace(score: Tensor, x: Tensor, create_graph: bool) -> Tensor:
     for first in range(0, dim, chunk):
         rows = eye[first : first + chunk].reshape(-1, 1, *x.shape[1:])
         v = rows.expand(-1, *x.shape)
-        block = _products(score, x, v, create_graph).flatten(2)[..., first : first + len(v)]
+        block = probe_products(score, x, v, create_graph=create_graph).flatten(2)[
+            ..., first : first + len(v)
+        ]
         total = total + block.diagonal(dim1=0, dim2=2).sum(1)
     return total
 
@@ -208,21 +193,20 @@ class SlicedScoreMatching:
         training = torch.is_grad_enabled()
         x, sigma = _blurred(x, self.levels, rng)
         v = draw_probes(self.law, self.probes, x, rng)
+        model = conditioned(model, label)
         with torch.enable_grad():
-            x = x.requires_grad_()
-            score = model_score(conditioned(model, label), x, sigma, create_graph=True)
-            one = self.probes == 1
-            v = v[0] if one else v
-            product = _products(score, x, v.to(score.dtype), training)
-            rest = tuple(range(v.ndim - x.ndim + 1, v.ndim))
-            trace = (product * v).sum(rest)
-            if self.variance_reduced:
-                half_square = 0.5 * score.square().sum(tuple(range(1, x.ndim)))
+            if isinstance(model, Energy):
+                score, trace = model.score_and_slices(x, v, sigma, create_graph=training)
             else:
-                half_square = 0.5 * (score * v).sum(rest).square()
-                half_square = half_square if one else half_square.mean(0)
-            trace = trace if one else trace.mean(0)
-            return _finish(half_square, trace, sigma, aux, training)
+                x = x.requires_grad_()
+                score = model_score(model, x, sigma, create_graph=True)
+                trace = slices(score, x, v, create_graph=training)
+            if self.variance_reduced:
+                half_square = 0.5 * score.square().flatten(1).sum(1)
+            else:
+                along = (score * v).flatten(2).sum(2)
+                half_square = 0.5 * along.square().mean(0)
+            return _finish(half_square, trace.mean(0), sigma, aux, training)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,226 @@
+"""Score and slices of its derivative for a plain perceptron, with the gradient by hand.
+
+For layers ``a_k = W_k h_{k-1} + b_k, h_k = phi(a_k)`` that end in a linear one to a single number E,
+with ``g_K = w, d_k = phi'(a_k) g_k, g_{k-1} = W_k' d_k`` going back and, along a probe v,
+``t_0 = v, u_k = W_k t_{k-1}, t_k = phi'(a_k) u_k`` going forward,
+
+    score            s = -g_0
+    slice     v'(ds/dx)v = - sum_k < phi''(a_k) g_k, u_k^2 > ,
+
+since all curvature of E comes from the activations. One forward and one backward pass serve all probes,
+and a probe takes one more forward pass: half of the matrix products that differentiating the score by
+autograd takes. The gradient of any function of both is walked back through these three passes below; it
+holds for parameters alone and can be taken once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from energyscape.models.layered import plain_layers
+
+__all__ = ["score_and_slices_by_layers"]
+
+
+class _Derivatives(NamedTuple):
+    """``phi'``, ``phi''`` and ``phi'''``."""
+
+    first: Tensor
+    second: Tensor
+    third: Tensor
+
+
+def _silu(phi: nn.Module, a: Tensor) -> _Derivatives:
+    s = torch.sigmoid(a)
+    q = torch.addcmul(s, s, s, value=-1)
+    tilt = torch.rsub(s, 1, alpha=2)
+    tilted = a * tilt
+    first = torch.addcmul(s, a, q)
+    second = q * (tilted + 2)
+    third = q * torch.addcmul(tilt * (tilted + 3), a, q, value=-2)
+    return _Derivatives(first, second, third)
+
+
+def _tanh(phi: nn.Module, a: Tensor) -> _Derivatives:
+    h = torch.tanh(a)
+    square = h.square()
+    first = 1 - square
+    return _Derivatives(first, -2 * h * first, first * (6 * square - 2))
+
+
+def _softplus(phi: nn.Module, a: Tensor) -> _Derivatives:
+    beta, threshold = float(cast(Any, phi).beta), float(cast(Any, phi).threshold)
+    z = beta * a
+    s = torch.sigmoid(z).masked_fill(z > threshold, 1.0)  # the operator is linear from there on
+    q = s * (1 - s)
+    return _Derivatives(s, beta * q, beta**2 * q * (1 - 2 * s))
+
+
+def _elu(phi: nn.Module, a: Tensor) -> _Derivatives:
+    bent = float(cast(Any, phi).alpha) * a.clamp(max=0).exp()
+    flat = a > 0
+    second = bent.masked_fill(flat, 0.0)
+    return _Derivatives(bent.masked_fill(flat, 1.0), second, second)
+
+
+def _gelu(phi: nn.Module, a: Tensor) -> _Derivatives:
+    density = torch.exp(-0.5 * a.square()) / math.sqrt(2 * math.pi)
+    first = 0.5 * (1 + torch.erf(a / math.sqrt(2))) + a * density
+    return _Derivatives(first, density * (2 - a.square()), density * a * (a.square() - 4))
+
+
+_KNOWN: dict[type[nn.Module], Callable[[nn.Module, Tensor], _Derivatives]] = {
+    nn.SiLU: _silu,
+    nn.Tanh: _tanh,
+    nn.Softplus: _softplus,
+    nn.ELU: _elu,
+    nn.GELU: _gelu,
+}
+
+
+def score_and_slices_by_layers(
+    network: nn.Module, x: Tensor, v: Tensor | None = None
+) -> tuple[Tensor, Tensor] | None:
+    """The score of an energy network and ``v'(ds/dx)v``, or None where that is left to autograd.
+
+    Parameters
+    ----------
+    network : Module
+        As in `energy_and_score_by_layers`.
+    x : Tensor of shape (batch, ...)
+        Rows, which get no gradient.
+    v : Tensor of shape (P, batch, ...), optional
+        Probes, which get none either; without them there is no slice.
+
+    Returns
+    -------
+    score : Tensor, shape of x
+    slices : Tensor of shape (P, batch)
+        Both carry the gradient with respect to the network's parameters, which can be taken once.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+    >>> x, v = torch.zeros(3, 2), torch.ones(5, 3, 2)
+    >>> score, slices = score_and_slices_by_layers(net, x, v)
+    >>> score.shape, slices.shape
+    (torch.Size([3, 2]), torch.Size([5, 3]))
+    """
+    layers = plain_layers(network)
+    if layers is None or torch.is_autocast_enabled(x.device.type) or torch.compiler.is_compiling():
+        return None
+    if any(isinstance(p, nn.GELU) and p.approximate != "none" for p in layers[1::2]):
+        return None
+    if x.ndim != 2 and type(network) is nn.Sequential:
+        return None
+    flat = x.detach().flatten(1)
+    probes = flat.new_empty(0, *flat.shape) if v is None else v.detach().flatten(2)
+    weights = [layer.weight for layer in layers[::2]]
+    biases = [layer.bias for layer in layers[:-1:2]]
+    score, slices = _Slices.apply(flat, probes, layers[1::2], *weights, *biases)
+    return score.view(x.shape), slices
+
+
+class _Kept(NamedTuple):
+    """What the gradient needs of the three passes; `falls` are the d_k, `curves` phi''(a_k) g_k."""
+
+    hidden: list[Tensor]
+    bends: list[_Derivatives]
+    backs: list[Tensor]
+    falls: list[Tensor]
+    curves: list[Tensor]
+    tangents: list[Tensor]
+    along: list[Tensor]
+
+
+class _Slices(torch.autograd.Function):
+    """(rows, probes; weights and biases) to the score and the slices."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, v: Tensor, activations: Sequence[nn.Module], *parameters: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        count = len(activations)
+        weights = cast(list[Tensor], list(parameters[: count + 1]))
+        biases = parameters[count + 1 :]
+        hidden, bends = [x], []
+        for phi, w, bias in zip(activations, weights, biases, strict=False):
+            a = F.linear(hidden[-1], w, bias)
+            bends.append(_KNOWN[type(phi)](phi, a))
+            hidden.append(phi(a))
+        g = weights[-1].expand(len(x), -1)
+        backs, falls = [g], []
+        for w, bend in zip(weights[-2::-1], bends[::-1], strict=True):
+            d = bend.first * g
+            g = d @ w
+            falls.append(d)
+            backs.append(g)
+        backs.reverse()
+        falls.reverse()
+        curves = [bend.second * back for bend, back in zip(bends, backs[1:], strict=True)]
+        tangents, along = [v], []
+        slices = x.new_zeros(v.shape[:2])
+        for k in range(count if len(v) else 0):
+            u = F.linear(tangents[-1], weights[k])
+            along.append(u)
+            slices -= u.square().mul_(curves[k]).sum(2)
+            if k + 1 < count:
+                tangents.append(bends[k].first * u)
+        ctx.count = count
+        ctx.has_bias = [bias is not None for bias in biases]
+        ctx.save_for_backward(*weights)
+        # Neither inputs nor outputs, and never differentiated again: they may live on the context.
+        ctx.kept = _Kept(hidden, bends, backs, falls, curves, tangents, along)
+        return -g, slices
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_score: Tensor, grad_slices: Tensor) -> Any:
+        weights, kept = list(ctx.saved_tensors), cast(_Kept, ctx.kept)
+        sliced = bool(kept.along)
+        each = grad_slices[..., None]
+        out: list[Tensor] = []  # the gradients of the weights
+        inner: list[Tensor] = []  # what reaches each a_k
+        # Up through the backward pass, with what the slices send to g and a.
+        g_bar = -grad_score
+        for k in range(ctx.count):
+            bend, curve = kept.bends[k], kept.curves[k]
+            out.append(kept.falls[k].t() @ g_bar)
+            d_bar = F.linear(g_bar, weights[k])
+            a_bar, g_bar = curve * d_bar, d_bar.mul_(bend.first)
+            if sliced:
+                weighed = kept.along[k].square().mul_(each).sum(0)
+                g_bar.addcmul_(bend.second, weighed, value=-1)
+                a_bar.addcmul_(weighed.mul_(bend.third), kept.backs[k + 1], value=-1)
+            inner.append(a_bar)
+        out.append(g_bar.sum(0, keepdim=True))
+        # Down through the tangents and the forward pass.
+        t_bar: Tensor | None = None
+        h_bar: Tensor | None = None
+        bias_grads: list[Tensor | None] = [None] * ctx.count
+        for k in range(ctx.count - 1, -1, -1):
+            bend, a_bar = kept.bends[k], inner[k]
+            if sliced:
+                u = kept.along[k]
+                u_bar = (u * each).mul_(-2 * kept.curves[k])
+                if t_bar is not None:
+                    u_bar.addcmul_(bend.first, t_bar)
+                    a_bar.addcmul_(bend.second, t_bar.mul_(u).sum(0))
+                out[k].addmm_(u_bar.flatten(0, 1).t(), kept.tangents[k].flatten(0, 1))
+                if k:
+                    t_bar = u_bar @ weights[k]
+            if h_bar is not None:
+                a_bar.addcmul_(bend.first, h_bar)
+            out[k].addmm_(a_bar.t(), kept.hidden[k])
+            if ctx.has_bias[k]:
+                bias_grads[k] = a_bar.sum(0)
+            if k:
+                h_bar = a_bar @ weights[k]
+        return (None, None, None, *out, *bias_grads)

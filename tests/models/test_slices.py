@@ -1,0 +1,126 @@
+"""Scores and slices of perceptrons by hand: the numbers and the gradients of autograd."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from energyscape.models import ConfinedEnergy, Energy, NetworkEnergy
+from energyscape.models.slices import score_and_slices_by_layers
+from energyscape.nn import MLP, ResidualMLP
+from energyscape.objectives import DenoisingScoreMatching, SlicedScoreMatching
+
+ACTIVATIONS = [nn.SiLU(), nn.Tanh(), nn.Softplus(beta=1.5), nn.ELU(0.7), nn.GELU()]
+
+
+class _Autograd(Energy):
+    """The same energy, unknown to the short cuts."""
+
+    def __init__(self, energy: Energy) -> None:
+        super().__init__()
+        self.energy = energy
+
+    def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
+        return self.energy(x, sigma)
+
+
+def _sequence(activation: nn.Module, bias: bool) -> nn.Sequential:
+    torch.manual_seed(0)
+    sizes = [nn.Linear(3, 7, bias=bias), nn.Linear(7, 5, bias=bias), nn.Linear(5, 6)]
+    layers = [part for linear in sizes for part in (linear, activation)]
+    return nn.Sequential(*layers, nn.Linear(6, 1)).double()
+
+
+def _gradients(loss: Tensor, model: nn.Module) -> list[Tensor]:
+    found = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    pairs = zip(found, model.parameters(), strict=True)
+    return [torch.zeros_like(p) if g is None else g for g, p in pairs]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda a: type(a).__name__)
+def test_values_and_gradients_are_those_of_autograd(activation: nn.Module, bias: bool) -> None:
+    network = _sequence(activation, bias)
+    rng = torch.Generator().manual_seed(1)
+    shape = {"generator": rng, "dtype": torch.float64}
+    x, v = 2 * torch.randn(9, 3, **shape), torch.randn(4, 9, 3, **shape)
+    weights = torch.randn(9, 3, **shape), torch.randn(4, 9, **shape)
+
+    def scalar(score: Tensor, slices: Tensor) -> Tensor:
+        return (weights[0] * score.square() + score).sum() + (weights[1] * slices).sum()
+
+    found = score_and_slices_by_layers(network, x, v)
+    assert found is not None
+    expected = _Autograd(NetworkEnergy(network)).score_and_slices(x, v, create_graph=True)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
+    mine, theirs = (_gradients(scalar(*pair), network) for pair in (found, expected))
+    torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        SlicedScoreMatching(),
+        SlicedScoreMatching(3, "gaussian", variance_reduced=False),
+        DenoisingScoreMatching(0.3, antithetic=True),
+    ],
+    ids=lambda o: type(o).__name__,
+)
+def test_losses_of_pictures_confined_are_those_of_autograd(objective) -> None:  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    network = MLP((1, 2, 3), width=8, scalar=True)
+    energy = ConfinedEnergy(NetworkEnergy(network), 2.0, torch.full((1, 2, 3), 0.5)).double()
+    x = torch.randn(5, 1, 2, 3, dtype=torch.float64)
+    out = []
+    for model in (energy, _Autograd(energy)):
+        loss = objective(model, x, None, torch.Generator().manual_seed(2)).loss
+        out.append((loss, _gradients(loss.sum(), energy)))
+        with torch.no_grad():
+            again = objective(model, x, None, torch.Generator().manual_seed(2)).loss
+        assert not again.requires_grad
+        torch.testing.assert_close(again, loss.detach())
+    torch.testing.assert_close(*out, rtol=1e-11, atol=1e-12)
+
+
+def test_the_gradient_agrees_with_finite_differences() -> None:
+    network = _sequence(nn.SiLU(), bias=True)
+    x, v = torch.randn(2, 3, dtype=torch.float64), torch.ones(2, 2, 3, dtype=torch.float64)
+    names = [name for name, _ in network.named_parameters()]
+
+    def outputs(*values: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            for name, value in zip(names, values, strict=True):
+                network.get_parameter(name).copy_(value)
+        found = score_and_slices_by_layers(network, x, v)
+        assert found is not None
+        return found
+
+    # Central differences of every parameter against the gradient of a random contrast.
+    values = [p.detach().clone() for p in network.parameters()]
+    a, b = torch.randn(2, 3, dtype=torch.float64), torch.randn(2, 2, dtype=torch.float64)
+
+    def contrast(values: list[Tensor]) -> Tensor:
+        score, slices = outputs(*values)
+        return (a * score).sum() + (b * slices).sum()
+
+    gradient = _gradients(contrast(values), network)
+    for i in range(len(values)):
+        move = torch.zeros_like(values[i])
+        move.view(-1)[0] = 1e-5
+        ahead, behind = ([*values[:i], values[i] + s * move, *values[i + 1 :]] for s in (1, -1))
+        slope = (contrast(ahead) - contrast(behind)).detach() / 2e-5
+        torch.testing.assert_close(gradient[i].view(-1)[0], slope, rtol=1e-7, atol=1e-8)
+
+
+def test_what_it_does_not_know_is_left_to_autograd() -> None:
+    x = torch.zeros(2, 3)
+    assert score_and_slices_by_layers(nn.Sequential(nn.Linear(3, 1)), x) is not None
+    for network in (
+        ResidualMLP((3,), width=4, blocks=1, scalar=True, noise=False),
+        nn.Sequential(nn.Linear(3, 4), nn.GELU("tanh"), nn.Linear(4, 1)),
+        nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1)),
+    ):
+        assert score_and_slices_by_layers(network, x) is None
+    with torch.autocast("cpu", torch.bfloat16):
+        assert score_and_slices_by_layers(_sequence(nn.SiLU(), True), x) is None
