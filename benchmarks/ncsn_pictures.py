@@ -25,7 +25,6 @@ import json
 import platform
 import time
 import warnings
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -76,23 +75,36 @@ def fitted(data: PictureSet, setup: str, run: Path, args: argparse.Namespace) ->
     return model
 
 
-def langevin(
-    model: NCSN, n: int, evaluations: int, *, classic: bool, denoise: bool, seed: int
-) -> tuple[np.ndarray, int]:
-    """Pictures by annealed Langevin dynamics, and the evaluations a picture took."""
+def langevin(model: NCSN, setup: str, args: argparse.Namespace) -> dict[str, tuple[Any, int]]:
+    """Pictures by one walk of annealed Langevin dynamics before and after its last step.
+
+    With each goes the number of evaluations a picture took.
+    """
     levels = model.levels_
-    each = max(1, round(evaluations / len(levels)))
-    rng = torch.Generator().manual_seed(seed)
-    shape = (n, *model.facts_["event_shape"])
+    each = max(1, round(args.evaluations / len(levels)))
+    rng = torch.Generator().manual_seed(args.seed)
+    shape = (args.samples, *model.facts_["event_shape"])
     x0 = levels[0] * torch.randn(shape, generator=rng)
     # The first paper's eps of 2e-5 at a smallest level of 0.01, half of it in this form of the update.
-    size = 0.1 * levels[-1] ** 2 if classic else None
+    size = 0.1 * levels[-1] ** 2 if setup == "classic" else None
     with torch.no_grad():
-        walk = annealed_langevin(
+        x = annealed_langevin(
             model.model_.at, levels, x0, rng=rng, steps_per_level=each, step_size=size,
-            denoise=denoise,
-        )  # fmt: skip
-    return model.decode(walk.x), each * len(levels) + denoise
+            denoise=False,
+        ).x  # fmt: skip
+        clean = model.model_(x, levels[-1])
+    count = each * len(levels)
+    return {
+        f"{setup}, as the chains end": (model.decode(x), count),
+        f"{setup}, last step without noise": (model.decode(clean), count + 1),
+    }
+
+
+def corrected(model: NCSN, args: argparse.Namespace) -> dict[str, tuple[Any, int]]:
+    """Pictures by predictor-corrector, a predictor and a corrector a level."""
+    levels = (args.evaluations + 1) // 2
+    drawn = model.sample(args.samples, sampler="pc", steps=levels, random_state=args.seed)
+    return {"improved model, predictor-corrector": (drawn, 2 * levels - 1)}
 
 
 def judged(
@@ -165,41 +177,29 @@ def main() -> None:
         print(json.dumps(record[setup]), flush=True)
         if args.only_train:
             continue
-        for name, walk in walks(model, setup, args).items():
+        walks = [partial(langevin, model, setup, args)]
+        walks += [partial(corrected, model, args)] if setup == "improved" else []
+        for walk in walks:
             began = time.process_time()
-            drawn, count = walk()
-            cost = {"evaluations": count, "seconds": round(time.process_time() - began, 1)}
-            rows[name] = judged(data, judge, drawn, args.seed) | cost
-            print(name, json.dumps(rows[name]), flush=True)
-            sheets.append(drawn[:20])
-            if args.out:
-                args.out.write_text(json.dumps(record, indent=2) + "\n")
-            if args.sheet:
-                top = 255 / (data.levels - 1)
-                sheet = np.round(np.concatenate(sheets).astype(float) * top).astype(np.uint8)
-                save_picture_grid(sheet.reshape(*sheet.shape[:3], 1), args.sheet, 20)
+            found = walk()
+            seconds = round(time.process_time() - began, 1)
+            for name, (drawn, count) in found.items():
+                rows[name] = judged(data, judge, drawn, args.seed)
+                rows[name] |= {"evaluations": count, "seconds": seconds}
+                print(name, json.dumps(rows[name]), flush=True)
+                sheets.append(drawn[:20])
+            keep(record, sheets, 255 / (data.levels - 1), args)
 
 
-def walks(
-    model: NCSN, setup: str, args: argparse.Namespace
-) -> dict[str, Callable[[], tuple[np.ndarray, int]]]:
-    """The walks of a set-up by name, each giving pictures and the evaluations one took."""
-    how = {"classic": setup == "classic", "seed": args.seed}
-    found: dict[str, Callable[[], tuple[np.ndarray, int]]] = {}
-    for denoise in (False, True):
-        name = f"{setup}, {'last step without noise' if denoise else 'as the chains end'}"
-        found[name] = partial(
-            langevin, model, args.samples, args.evaluations, denoise=denoise, **how
-        )
-    if setup == "improved":
-        levels = (args.evaluations + 1) // 2
-
-        def corrected() -> tuple[np.ndarray, int]:
-            drawn = model.sample(args.samples, sampler="pc", steps=levels, random_state=args.seed)
-            return drawn, 2 * levels - 1
-
-        found["improved model, predictor-corrector"] = corrected
-    return found
+def keep(
+    record: dict[str, Any], sheets: list[np.ndarray], factor: float, args: argparse.Namespace
+) -> None:
+    """Write what is known so far, and the sheet: a row of pictures for each walk."""
+    if args.out:
+        args.out.write_text(json.dumps(record, indent=2) + "\n")
+    if args.sheet:
+        sheet = np.round(np.concatenate(sheets).astype(float) * factor).astype(np.uint8)
+        save_picture_grid(sheet.reshape(*sheet.shape[:3], 1), args.sheet, 20)
 
 
 if __name__ == "__main__":

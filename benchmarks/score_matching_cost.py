@@ -2,13 +2,14 @@
 
 One field network (three hidden layers, SiLU) of fixed width on rows of N(0, I), D = 2 ... 1,024.
 A step is loss and backward; no optimizer. One thread, processor time, the fastest of interleaved
-repeats, so that other programs on the machine weigh on no method; the speeds are ratios. Memory is the
+repeats (ten times as many as said, but of the exact losses), so that other programs on the machine
+weigh on no method; the speeds are ratios. Memory is the
 growth of the resident size up to the backward pass, in a fresh process. The peer, torchebm's
 `SlicedScoreMatching`, takes an energy: it and ours run on the same energy network in the same repeats
 where it can be imported, and it is said to be missing where not. `exact-forward` is the exact loss
 with its trace by forward mode, which gains at most a twentieth anywhere and is not offered.
 
-    python benchmarks/score_matching_cost.py [--width 128] [--repeats 15] [--out FILE]
+    python benchmarks/score_matching_cost.py [--width 128] [--repeats 5] [--out FILE]
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,7 @@ METHODS: dict[str, Objective] = {
     "exact": ExactScoreMatching(),
 }
 Step = Callable[[], None]
-SLOW = 3  # repeats of a step that takes over a second
+SLOW = 2  # repeats of a step that takes over a second
 
 
 def make(dim: int, width: int, batch: int) -> tuple[ScoreField, Tensor]:
@@ -146,7 +148,7 @@ def main() -> None:
     parser.add_argument("--dims", type=int, nargs="+", default=[2, 8, 32, 128, 512, 1024])
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--memory", choices=list(METHODS), help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -161,11 +163,12 @@ def main() -> None:
             name: lambda o=objective, m=model, z=x: step(o, m, z, rng)
             for name, objective in METHODS.items()
         }
-        steps["exact-forward"] = lambda m=model, z=x: forward_step(m, z)
-        times = measure(steps, args.repeats)
+        slow = {"exact": steps.pop("exact"), "exact-forward": partial(forward_step, model, x)}
         # Apart from the exact losses, whose memory would leave the next step in line a cold cache.
+        times = measure(steps, 10 * args.repeats)
         steps = energy_steps(dim, args.width, x, rng)
-        times |= measure(steps, 3 * args.repeats)
+        times |= measure(steps, 10 * args.repeats)
+        times |= measure(slow, args.repeats)
         memory = {n: round(held_memory(n, dim, args.width, args.batch), 1) for n in METHODS}
         row = {"dim": dim, "ms": {k: round(v, 3) for k, v in times.items()}, "held_mb": memory}
         row["exact_over_sliced"] = round(times["exact"] / times["sliced-1"], 1)
@@ -176,7 +179,7 @@ def main() -> None:
             row[f"torchebm_over_ours_{probes}"] = round(pair[0] / pair[1], 2)
         table.append(row)
         print(json.dumps(row), flush=True)
-    peer = "torchebm-1" in steps
+    peer = "torchebm-1" in times
     if not peer:
         print("torchebm is not installed here: no comparison with it")
     record = {
