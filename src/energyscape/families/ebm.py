@@ -37,6 +37,7 @@ from energyscape.densities import GaussianMixture
 from energyscape.families import settings as s
 from energyscape.families.base import Composition
 from energyscape.families.energies import EnergyEstimator, Watched, by_parts
+from energyscape.families.evidence import energies
 from energyscape.families.ladder import LadderEnergy, ladder
 from energyscape.families.levels import EnergyDenoising, LevelEnergy, down_to, level_walker
 from energyscape.families.networks import (
@@ -45,7 +46,7 @@ from energyscape.families.networks import (
     level_energy_network,
     ratio_network,
 )
-from energyscape.families.typical import LEVELS, Typical, energies_at
+from energyscape.families.typical import LEVELS, ORDINARY, Typical
 from energyscape.families.walks import JUMPS, gradients_per_move, walker
 from energyscape.mcmc import Kernel, anneal, run_chains
 from energyscape.models import Energy, EnergyDenoiser, PreconditionedEnergy
@@ -83,8 +84,6 @@ _SCORES = ("denoising", "sliced", "exact")
 #: Levels, in units of the data scale: of a picture's density, and where chains from noise begin.
 _BLUR = 0.1
 _WIDEST = 8.0
-#: Training rows whose energies tell what is ordinary.
-_ORDINARY = 2000
 
 
 class EBM(EnergyEstimator):
@@ -205,8 +204,7 @@ class EBM(EnergyEstimator):
             )
         kept = super()._after_training(x, aux)
         if name == "levels":
-            ordinary = Typical.fit(self._energies(self.model_, x[:_ORDINARY]))
-            kept |= {f"typical_{part}": array for part, array in ordinary._asdict().items()}
+            kept |= Typical.fit(self._energies(self.model_, x[:ORDINARY])).arrays()
         return kept
 
     def _objective(self, facts: Mapping[str, Any]) -> str:
@@ -398,16 +396,15 @@ class EBM(EnergyEstimator):
             return cast(Tensor, EnergyDenoiser(model)(x, model.sigma))
 
     def _energies(self, model: nn.Module, x: Tensor) -> Tensor:
-        own, scale = next(model.parameters()), self.facts_["scale"]
-        return energies_at(
-            cast(Energy, model), x.to(own.device, own.dtype), [scale * level for level in LEVELS]
-        )
+        own, levels = next(model.parameters()), [self.facts_["scale"] * level for level in LEVELS]
+        parts = x.to(own.device, own.dtype).split(512)
+        return torch.cat([energies(cast(Energy, model), part, levels).double() for part in parts])
 
     def _strangeness(self, x: Tensor, energy: Tensor) -> Tensor:
         """The energy; where there is one at every level, how untypical all of them together are."""
-        if "typical_mean" not in self.calibration_:
+        ordinary = Typical.restore(self.calibration_)
+        if ordinary is None:
             return energy
-        ordinary = Typical(*(self.calibration_[f"typical_{part}"] for part in Typical._fields))
         return ordinary.distance(self._energies(self._double(), x))
 
     def _noise_density(self, noise: float) -> GaussianMixture:

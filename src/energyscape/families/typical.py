@@ -1,4 +1,4 @@
-"""How far a row's energies at several noise levels are from those of ordinary rows.
+"""How far a row's numbers at several noise levels are from those of ordinary rows.
 
 One energy alone cannot tell a strange row from a plain one: a picture with less ink is likelier than
 the data, and a digit on its side is made of the same strokes. What gives them away is how the energy
@@ -7,61 +7,40 @@ over training rows, the score is the squared Mahalanobis distance
 
     d^2(x) = (e(x) - m)' C^-1 (e(x) - m),
 
-which is large on both sides of what is typical (typicality: 1906.02994; score norms at several levels:
+A denoiser's errors at each level take the energies' place where there is no energy. The distance is
+large on both sides of what is typical (typicality: 1906.02994; score norms at several levels:
 2010.13132). Energies of neighbouring levels are nearly one line, so that small departures from it weigh
 much; the covariance is shrunk as Ledoit and Wolf (2004) do where rows are few.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from energyscape.models import Energy
-
-__all__ = ["LEVELS", "Typical", "energies_at"]
+__all__ = ["FEW_ORDINARY", "LEVELS", "ORDINARY", "Typical"]
 
 #: In units of the data scale: from detail to what is left of the whole.
 LEVELS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
-
-
-def energies_at(energy: Energy, x: Tensor, levels: Sequence[float], *, chunk: int = 512) -> Tensor:
-    """E(x, sigma) of each row at each level.
-
-    Parameters
-    ----------
-    energy : Energy
-        Conditional on the level.
-    x : Tensor of shape (n, ...)
-    levels : sequence of K floats
-        In data units.
-
-    Returns
-    -------
-    Tensor of shape (n, K), float64
-    """
-    with torch.no_grad():
-        parts = [
-            torch.stack([energy(part, level).double() for level in levels], dim=1)
-            for part in x.split(chunk)
-        ]
-    return torch.cat(parts)
+#: Training rows that tell what is ordinary; so few where a row costs dozens of evaluations.
+ORDINARY = 2000
+FEW_ORDINARY = 500
 
 
 class Typical(NamedTuple):
-    """What energies of ordinary rows are: their mean, and the inverse of their covariance."""
+    """What numbers ordinary rows have: their mean, and the inverse of their covariance."""
 
     mean: NDArray[np.float64]
     precision: NDArray[np.float64]
 
     @classmethod
     def fit(cls, energies: Tensor) -> Typical:
-        """From energies of shape (n, K), two rows or more.
+        """From energies (or what stands for them) of shape (n, K), two rows or more.
 
         Examples
         --------
@@ -83,3 +62,14 @@ class Typical(NamedTuple):
         mean, precision = (torch.from_numpy(part).to(energies.device) for part in self)
         away = energies.double() - mean
         return torch.einsum("ni,ij,nj->n", away, precision, away)
+
+    def arrays(self) -> dict[str, NDArray[np.float64]]:
+        """What `restore` reads, to be kept beside calibration scores."""
+        return {f"typical_{name}": array for name, array in self._asdict().items()}
+
+    @classmethod
+    def restore(cls, arrays: Mapping[str, NDArray[Any]]) -> Typical | None:
+        """From what `arrays` gave; None where there is nothing."""
+        if "typical_mean" not in arrays:
+            return None
+        return cls(*(arrays[f"typical_{name}"] for name in cls._fields))
