@@ -101,17 +101,19 @@ class DenoiserEstimator(DensityEstimator):
         return cast(list[float], self._schedule(self.facts_).levels(10).tolist())
 
     def _after_training(self, x: Tensor, aux: dict[str, Tensor] | None) -> dict[str, np.ndarray]:
+        kept: dict[str, np.ndarray] = {}
         if len(self.facts_["event_shape"]) == 3 and len(x) > 1:
             own = next(self.model_.parameters())
             rows = x[:FEW_ORDINARY].to(own.device, self._scoring_dtype())
             ordinary = Typical.fit(
                 torch.cat([_logs(self._errors(part)) for part in rows.split(64)])
             )
-            return ordinary.arrays()
+            kept |= ordinary.arrays()
         flat = x.flatten(1).double()
-        if not 1 <= flat.shape[1] <= _PARTICLE_DIMENSIONS:
-            return {}
-        return {"covariance": torch.cov(flat.T, correction=0).reshape(2 * flat.shape[1:]).numpy()}
+        if 1 <= flat.shape[1] <= _PARTICLE_DIMENSIONS:
+            covariance = torch.cov(flat.T, correction=0).reshape(2 * flat.shape[1:])
+            kept["covariance"] = covariance.numpy()
+        return kept
 
     @property
     def _num_labels(self) -> int:
