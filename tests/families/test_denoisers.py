@@ -159,7 +159,8 @@ def test_large_pictures_are_calibrated_in_bounded_work_and_scored_in_single_prec
     model._double()
     scores = model.anomaly_score(pictures[:6])
     assert next(model._frozen.parameters()).dtype == torch.float32
-    np.testing.assert_allclose(model.anomaly_score(pictures[:1]), scores[:1], rtol=1e-5)
+    # A squared distance over six levels, about six: what rounding adds is a share of that.
+    np.testing.assert_allclose(model.anomaly_score(pictures[:1]), scores[:1], atol=6e-5)
     single = model.score_samples(pictures[:2])
     monkeypatch.setattr(model, "_scoring_dtype", lambda: torch.float64)
     np.testing.assert_allclose(model.score_samples(pictures[:2]), single, atol=2e-3)
