@@ -18,7 +18,6 @@ from energyscape.metrics import (
     auroc,
     average_precision,
     bootstrap_interval,
-    column_shapes,
     correlation_difference,
     energy_distance,
     frechet_distance,
@@ -83,31 +82,6 @@ def test_kolmogorov_smirnov_equals_brute_force(a: list[float], b: list[float]) -
 def test_total_variation_equals_brute_force(a: list[float], b: list[float]) -> None:
     expected = 0.5 * sum(abs(a.count(v) / len(a) - b.count(v) / len(b)) for v in {*a, *b})
     assert total_variation(a, b) == pytest.approx(expected)
-
-
-def test_column_shapes_choose_the_distance_by_type_and_see_blanks() -> None:
-    real = {
-        "number": np.array([1.0, 2.0, 3.0, 4.0]),
-        "blank": np.array([1.0, np.nan, 1.0, np.nan]),
-        "name": np.array(["a", "b", None, "a"], dtype=object),
-        "flag": np.array([True, False, True, True]),
-    }
-    drawn = {
-        "number": np.array([1, 2, 3, 4]),
-        "blank": np.array([1.0, 1.0, 1.0, 1.0]),
-        "name": np.array(["a", "b", "b", None], dtype=object),
-        "flag": np.array([False, False, True, True]),
-    }
-    shapes = column_shapes(real, drawn)
-    assert list(shapes) == list(real)
-    assert shapes == {
-        "number": 0.0,
-        "blank": 0.5,
-        "name": pytest.approx(1 / 3),
-        "flag": pytest.approx(0.25),
-    }
-    with pytest.raises(ValueError, match="lack column 'flag'"):
-        column_shapes(real, {k: v for k, v in drawn.items() if k != "flag"})
 
 
 def test_correlation_difference_by_hand() -> None:

@@ -6,7 +6,7 @@ Two samples ``X ~ P`` and ``Y ~ Q`` are compared by
 - distances: energy distance ``D^2 = 2 E|X-Y| - E|X-X'| - E|Y-Y'|`` (Szekely & Rizzo 2013),
   sliced Wasserstein ``(E_u W_2(u.X, u.Y)^2)^(1/2)`` over unit directions u (Bonneel et al. 2015),
   Frechet ``|m_X - m_Y|^2 + tr(C_X + C_Y - 2 (C_X C_Y)^(1/2))`` (Heusel et al. 1706.08500);
-- column by column: Kolmogorov-Smirnov for numbers, total variation for categories;
+- one column: Kolmogorov-Smirnov for numbers, total variation for categories;
 - the distance of a generated row to its nearest training row over that of a test row: below 1
   training rows are repeated, above 1 generated rows are off the data.
 
@@ -17,7 +17,7 @@ Rows are ``[N, D]`` (more axes are flattened). Every random choice takes a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +29,6 @@ __all__ = [
     "auroc",
     "average_precision",
     "bootstrap_interval",
-    "column_shapes",
     "correlation_difference",
     "energy_distance",
     "frechet_distance",
@@ -218,41 +217,6 @@ def total_variation(first: ArrayLike, second: ArrayLike) -> float:
     categories, codes = np.unique(np.concatenate([a, b]), return_inverse=True)
     counts = [np.bincount(c, minlength=len(categories)) for c in (codes[: len(a)], codes[len(a) :])]
     return float(0.5 * np.abs(counts[0] / len(a) - counts[1] / len(b)).sum())
-
-
-def column_shapes(
-    real: Mapping[str, ArrayLike], generated: Mapping[str, ArrayLike]
-) -> dict[str, float]:
-    """Distance of each column's distribution: 0 is the same, 1 disjoint.
-
-    Numbers by :func:`kolmogorov_smirnov` over the values that are there, anything else by
-    :func:`total_variation`. Where blanks (NaN, None) are more or less frequent than in ``real`` by
-    a larger amount, that difference is the distance.
-
-    Examples
-    --------
-    >>> column_shapes({"x": [1.0, 2.0], "c": ["a", "b"]}, {"x": [1.0, 2.0], "c": ["a", "a"]})
-    {'x': 0.0, 'c': 0.5}
-    """
-    missing = [name for name in real if name not in generated]
-    if missing:
-        raise ValueError(f"the generated rows lack column {missing[0]!r}")
-    return {name: _shape(np.asarray(real[name]), np.asarray(generated[name])) for name in real}
-
-
-def _shape(a: np.ndarray, b: np.ndarray) -> float:
-    numeric = a.dtype.kind in "fiub" and b.dtype.kind in "fiub"
-    blank = [
-        np.isnan(x.astype(np.float64)) if numeric else np.array([v is None for v in x], dtype=bool)
-        for x in (a, b)
-    ]
-    there = [x[~gone] for x, gone in zip((a, b), blank, strict=True)]
-    gap = abs(float(blank[0].mean()) - float(blank[1].mean()))
-    if not len(there[0]) or not len(there[1]):
-        return gap
-    if numeric:
-        return max(gap, kolmogorov_smirnov(*there))
-    return max(gap, total_variation(*(x.astype(str) for x in there)))
 
 
 def correlation_difference(first: ArrayLike, second: ArrayLike) -> float:

@@ -23,10 +23,12 @@ from energyscape import detection
 @pytest.fixture
 def small_forests(monkeypatch: pytest.MonkeyPatch) -> None:
     """The two-sample test with little work: what it finds is tested with the metrics."""
-    from energyscape import metrics
+    from energyscape import fidelity, metrics
 
     small = functools.partial(metrics.two_sample_accuracy, num_trees=10, folds=2)
     monkeypatch.setattr(metrics, "two_sample_accuracy", small)
+    few = functools.partial(fidelity.fidelity_table, num_trees=5, repeats=1)
+    monkeypatch.setattr(fidelity, "fidelity_table", few)
 
 
 def test_inspect_says_what_happens_to_every_column(cli, people, tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -281,13 +283,18 @@ def test_evaluate_measures_with_errors(cli, people, people_run, tmp_path) -> Non
     assert ended.code == 0, ended.err
     result = json.loads(out.read_text())
     measures = result["measures"]
-    for name in ("log_prob", "two_sample_accuracy", "neighbour_ratio", "sliced_wasserstein"):
-        assert np.isfinite(measures[name]["value"]), name
-        assert measures[name]["stderr"] > 0, name
+    assert measures["log_prob"]["stderr"] > 0
+    for name in (
+        *("column_shapes", "pair_trends", "two_sample_accuracy", "train_on_drawn"),
+        *("coverage", "neighbour_ratio", "closer_to_training", "copies"),
+    ):
+        assert measures[name]["low"] <= measures[name]["value"] <= measures[name]["high"], name
+        assert np.isfinite(measures[name]["real"]), name
         assert name in ended.out
     for name in ("auroc", "average_precision"):
         assert 0 <= measures[name]["low"] <= measures[name]["value"] <= measures[name]["high"] <= 1
     assert set(result["columns"]) == {"age", "pay", "city", "member", "joined"}
+    assert result["columns"]["age"]["low"] <= result["columns"]["age"]["value"]
     strange = pl.read_csv(data)["member"].eq("yes").sum()
     assert result["rows"] == 60 - strange
 

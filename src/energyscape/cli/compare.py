@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from energyscape.cli.console import Bar, notes, table, tell
-from energyscape.cli.evaluate import split_of
 from energyscape.cli.failures import BadInput
 from energyscape.cli.options import Data, Device, Overwrite, Quiet, Run, Seed, refuse_existing
 from energyscape.cli.runs import chunks, open_run, read_for, rows_of
@@ -129,12 +128,12 @@ def _unseen(
     """Rows that neither run was fitted on; all, with a word about it, where there are too few."""
     import numpy as np
 
-    from energyscape.families.fitting import data_fingerprint
+    from energyscape.families.rereading import is_training_data, split_of
 
     total = len(datasets[0])
     rows = np.arange(total)
     for estimator, dataset in zip(estimators, datasets, strict=True):
-        if data_fingerprint(dataset) == estimator.info_.get("fingerprint"):
+        if is_training_data(estimator, dataset):
             split = split_of(estimator, total)
             rows = np.setdiff1d(rows, split.train)
     if len(rows) == total:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -80,15 +79,7 @@ def read_for(estimator: DensityEstimator, source: str) -> Reading:
 
 def rows_of(dataset: Dataset, rows: Any) -> Dataset:
     """Some rows of a data set, by a slice or by indices."""
-    part = replace(
-        dataset,
-        raw=None,
-        frame=None if dataset.frame is None else dataset.frame[rows],
-        array=None if dataset.array is None else dataset.array[rows],
-        pictures=None if dataset.pictures is None else dataset.pictures[rows],
-        labels=None if dataset.labels is None else dataset.labels[rows],
-    )
-    return part
+    return dataset.take(rows)
 
 
 def chunks(dataset: Dataset, size: int = 512) -> Iterator[Dataset]:

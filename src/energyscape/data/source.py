@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -53,6 +53,17 @@ class Dataset:
         if self.pictures is not None:
             return self.pictures
         return self.frame if self.array is None else self.array
+
+    def take(self, rows: Any) -> Dataset:
+        """Some rows, by a slice or by their places; what the file held besides is left behind."""
+        return replace(
+            self,
+            raw=None,
+            frame=None if self.frame is None else self.frame[rows],
+            array=None if self.array is None else self.array[rows],
+            pictures=None if self.pictures is None else self.pictures[rows],
+            labels=None if self.labels is None else self.labels[rows],
+        )
 
     def __len__(self) -> int:
         return len(self.data)

@@ -10,7 +10,7 @@ import jinja2
 
 import energyscape
 from energyscape.families import load
-from energyscape.report import chains, faces, ladder, plane, sections
+from energyscape.report import chains, faces, ladder, plane, quality, sections
 from energyscape.report.sections import number
 from energyscape.report.subject import Subject, look_at
 
@@ -64,6 +64,7 @@ def render(estimator: Any, name: str, *, seed: int = 0) -> str:
     modes = chains.modes_of(subject)
     found = [
         sections.samples(subject),
+        quality.quality(subject),
         plane.landscape(subject, None if modes is None else modes.points),
         ladder.score_fields(subject),
         sections.training(subject),
