@@ -11,9 +11,10 @@ Data: ``$ENERGYSCAPE_DATA/adbench/*.npz`` (Minqi824/ADBench), default ``../share
 
 Tables of more than 50,000 rows are subsampled to 50,000. One setting for all tables. Baselines see
 columns standardised on the training rows; ours and IForest take them raw; ``ebm`` and ``edm`` are
-families with their defaults and ``--steps`` optimizer steps. Prints AUROC and average precision (AP) in
-percent with a bootstrap interval over tables, wins and losses, and seconds of fit and score on one
-thread. Adds what it measured to ``results/adbench.json``.
+families with their defaults and ``--steps`` optimizer steps; the ``PyOD`` networks have PyOD's
+defaults (they need ``pip install pyod``). Prints AUROC and average precision (AP) in percent with a
+bootstrap interval over tables, wins and losses, and seconds of fit and score on one thread.
+Adds what it measured to ``results/adbench.json``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import sys
 import time
 from collections.abc import Callable
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,8 @@ DATA = Path(
 )
 MOST_ROWS, FEW_ROWS = 50_000, 1_000
 OURS = "energyscape"
+#: Networks of PyOD and the modules they live in.
+PYOD = {"AutoEncoder": "auto_encoder", "VAE": "vae", "DeepSVDD": "deep_svdd", "LUNAR": "lunar"}
 
 
 def load(path: Path, seed: int) -> tuple[Rows, Rows]:
@@ -121,6 +125,24 @@ def family(name: str, steps: int) -> Callable[..., Rows]:
     return score
 
 
+def pyod(name: str) -> Callable[..., Rows]:
+    """A network of PyOD with its defaults, on standardised columns."""
+
+    def score(train: Rows, test: Rows, seed: int) -> Rows:
+        from importlib import import_module
+
+        import torch
+
+        train, test = standardised(train, test)
+        home = import_module(f"pyod.models.{PYOD[name]}")
+        torch.manual_seed(seed)
+        extra = {"n_features": train.shape[1]} if name == "DeepSVDD" else {}
+        model = getattr(home, name)(random_state=seed, verbose=0, **extra)
+        return np.asarray(model.fit(train).decision_function(test))
+
+    return score
+
+
 def detectors(steps: int) -> dict[str, Callable[..., Rows]]:
     """Every detector by its name in the table."""
     return {
@@ -131,6 +153,7 @@ def detectors(steps: int) -> dict[str, Callable[..., Rows]]:
         "IForest": forest,
         "ebm": family("ebm", steps),
         "edm": family("edm", steps),
+        **{f"PyOD {name}": pyod(name) for name in PYOD},
     }
 
 
@@ -237,7 +260,9 @@ def write(records: list[dict[str, Any]]) -> None:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": f"{platform.machine()}, one thread, beside other work",
         "versions": {
-            n: metadata.version(n) for n in ("energyscape", "numpy", "scikit-learn", "torch")
+            n: metadata.version(n)
+            for n in ("energyscape", "numpy", "scikit-learn", "torch", "pyod")
+            if find_spec(n.replace("scikit-learn", "sklearn")) is not None
         },
         "summary": {p: summary(records, p) for p in protocols},
         "published_means": published(),

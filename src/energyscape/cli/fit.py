@@ -30,10 +30,11 @@ from energyscape.cli.runs import check_device
 
 if TYPE_CHECKING:
     from energyscape.data import Dataset
-    from energyscape.families import DensityEstimator
+    from energyscape.families import AnomalyDetector, DensityEstimator
 
 __all__ = ["EXAMPLE", "run"]
 
+DETECTOR = "anomaly"
 EXAMPLE = "Example: energyscape fit penguins.csv --out runs/penguins --set max_steps=2000 --seed 1"
 
 
@@ -44,7 +45,12 @@ def run(
         Path, typer.Option("--out", metavar="RUN", help="Folder to write.", show_default=False)
     ],
     model: Annotated[
-        str, typer.Option("--model", metavar="FAMILY", help="ebm, score, ncsn, ddpm or edm.")
+        str,
+        typer.Option(
+            "--model",
+            metavar="FAMILY",
+            help="ebm, score, ncsn, ddpm, edm; or anomaly: finds rows that do not belong.",
+        ),
     ] = "edm",
     config: Annotated[
         Path | None, typer.Option("--config", metavar="TOML", help="Settings, one a line.")
@@ -69,13 +75,17 @@ def run(
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
-    """Learn the density of DATA and write a run.
+    """Learn the density of DATA, or which rows are ordinary, and write a run.
 
     A run is a folder: model, codec, calibration, settings, training curve, checkpoints.
     Ctrl-C stops after a checkpoint; the same command with --resume goes on to the same result.
+    With --model anomaly no network is trained: it takes seconds, and there is nothing to resume.
     """
     _check_folder(out, resume=resume, overwrite=overwrite)
     time_limit = to_seconds(duration)
+    if model == DETECTOR:
+        _refuse_for_detector(device, {"--resume": resume, "--time": duration})
+        device = None
     from energyscape.data import load
     from energyscape.families import prepare
 
@@ -90,13 +100,12 @@ def run(
     prepare(out, resume=resume, overwrite=overwrite)
     state: State = ctx.ensure_object(State)
     tell(f"fitting {model} to {len(dataset)} {_rows(dataset.kind)} of {dataset.name}", quiet=quiet)
+    how: dict[str, Any] = {"resume": resume, "time_limit": time_limit} if model != DETECTOR else {}
     try:
         with Bar(quiet=quiet) as bar:
             source: dict[str, Any] = {"source": _absolute(data), "types": kinds, "drop": dropped}
             source |= {"size": to_size(size), "channels": channels}
-            estimator.fit_run(
-                dataset, out, resume=resume, time_limit=time_limit, progress=bar, source=source
-            )
+            estimator.fit_run(dataset, out, progress=bar, source=source, **how)
     except KeyboardInterrupt:
         state.go_on = state.command(add=["--resume"], leave_out=["--overwrite"])
         raise
@@ -105,7 +114,21 @@ def run(
         if not stood and not any(out.glob("train/step-*")):
             shutil.rmtree(out, ignore_errors=True)
         raise
-    _say_what_next(estimator, out, data, quiet)
+    if model == DETECTOR:
+        _say_what_was_learned(estimator, out, quiet)
+    else:
+        _say_what_next(estimator, out, data, quiet)
+
+
+def _refuse_for_detector(device: str | None, given: dict[str, Any]) -> None:
+    """Options that mean nothing to a detector, refused rather than ignored."""
+    for name, value in given.items():
+        if value:
+            raise BadInput(f"--model {DETECTOR} trains no network: leave out {name}")
+    if device not in (None, "auto", "cpu"):
+        raise BadInput(
+            f"--model {DETECTOR} trains no network and runs on the processor, not {device}"
+        )
 
 
 def _remarks(dataset: Dataset) -> list[str]:
@@ -133,17 +156,17 @@ def _estimator(
     *,
     seed: int | None,
     device: str | None,
-) -> DensityEstimator:
+) -> Any:
     """The estimator with all settings checked: defaults < --config < --set < --seed, --device."""
-    from energyscape.families import FAMILIES, validate_settings
+    from energyscape.families import MODELS, validate_settings
 
-    if model not in FAMILIES:
-        raise BadInput(f"there is no family {model!r}; {nearest(model, FAMILIES)}")
+    if model not in MODELS:
+        raise BadInput(f"there is no family {model!r}; {nearest(model, MODELS)}")
     given: dict[str, Any] = _read_toml(config) if config is not None else {}
     given |= to_pairs(words, "--set", "KEY=VALUE")
     given |= {} if seed is None else {"random_state": seed}
     given |= {} if device is None else {"device": device}
-    return FAMILIES[model](**validate_settings(FAMILIES[model], given))
+    return MODELS[model](**validate_settings(MODELS[model], given))
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -196,4 +219,24 @@ def _say_what_next(estimator: DensityEstimator, out: Path, data: str, quiet: boo
     tell("try next:", quiet=quiet)
     tell(f"  energyscape sample {out} --n 100 --out {target}", quiet=quiet)
     tell(f"  energyscape score {out} {data} --out scores.csv", quiet=quiet)
+    tell(f"  energyscape report {out}", quiet=quiet)
+
+
+def _say_what_was_learned(detector: AnomalyDetector, out: Path, quiet: bool) -> None:
+    notes(detector.notes_, quiet=quiet)
+    info = detector.info_
+    rows = info["rows"]
+    how = (
+        "each by a detector that did not know it"
+        if detector.calibrated_by_ == "cross"
+        else "set aside"
+    )
+    tell(
+        f"wrote {out}: {rows['reference']} rows to compare with, {rows['calibration']} calibrate "
+        f"({how}), p-values from {detector.smallest_p_value:.2g} up, in {info['seconds']:.1f} s, "
+        f"seed {info['seed']}",
+        quiet=quiet,
+    )
+    tell("try next:", quiet=quiet)
+    tell(f"  energyscape score {out} NEW-ROWS --out scores.csv", quiet=quiet)
     tell(f"  energyscape report {out}", quiet=quiet)

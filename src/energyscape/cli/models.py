@@ -31,11 +31,11 @@ def run(
 
     Nothing is drawn and nothing computed, so --seed and --device change nothing here.
     """
-    from energyscape.families import FAMILIES, settings_of
+    from energyscape.families import MODELS, settings_of
 
-    if family is not None and family not in FAMILIES:
-        raise BadInput(f"there is no family {family!r}; {nearest(family, FAMILIES)}")
-    chosen = {k: v for k, v in FAMILIES.items() if family in (None, k)}
+    if family is not None and family not in MODELS:
+        raise BadInput(f"there is no family {family!r}; {nearest(family, MODELS)}")
+    chosen = {k: v for k, v in MODELS.items() if family in (None, k)}
     if as_json:
         described = {
             name: {"about": _about(cls), "settings": [s._asdict() for s in settings_of(cls)]}

@@ -13,13 +13,22 @@ if TYPE_CHECKING:
     import numpy as np
 
     from energyscape.data import Dataset
-    from energyscape.families import DensityEstimator
+    from energyscape.families import AnomalyDetector, DensityEstimator
 
 UNNORMALISED = (
     "log_prob is unnormalised: it ranks the rows of this run, and says nothing in nats or beside "
     "another run's"
 )
-__all__ = ["UNNORMALISED", "Reading", "check_device", "chunks", "open_run", "read_for", "rows_of"]
+__all__ = [
+    "UNNORMALISED",
+    "Reading",
+    "check_device",
+    "chunks",
+    "open_any",
+    "open_run",
+    "read_for",
+    "rows_of",
+]
 
 
 class Reading(NamedTuple):
@@ -31,10 +40,29 @@ class Reading(NamedTuple):
 
 
 def open_run(folder: Path, device: str | None) -> DensityEstimator:
-    """The estimator in ``folder``, its model on ``device``."""
-    from energyscape.families import load
+    """The family in ``folder``, its model on ``device``; an anomaly detector is refused."""
+    from energyscape.families import AnomalyDetector
+
+    estimator = open_any(folder, device)
+    if isinstance(estimator, AnomalyDetector):
+        raise BadInput(
+            f"{folder} holds an anomaly detector, which learned no density: it serves score and "
+            "report; for anything else fit a family, such as --model edm"
+        )
+    return estimator
+
+
+def open_any(folder: Path, device: str | None) -> DensityEstimator | AnomalyDetector:
+    """What is in ``folder``: a family, its model on ``device``, or an anomaly detector."""
+    from energyscape.families import AnomalyDetector, load
 
     estimator = load(folder)
+    if isinstance(estimator, AnomalyDetector):
+        if device not in (None, "auto", "cpu"):
+            raise BadInput(
+                f"{folder} holds an anomaly detector, which runs on the processor, not {device}"
+            )
+        return estimator
     if device is not None and device != "auto":
         check_device(device)
         estimator.model_.to(device)
@@ -54,16 +82,18 @@ def check_device(name: str) -> None:
         raise BadInput(f"device {name!r} is not available here: {reason}") from error
 
 
-def read_for(estimator: DensityEstimator, source: str) -> Reading:
+def read_for(estimator: DensityEstimator | AnomalyDetector, source: str) -> Reading:
     """Read ``source`` for a fitted model: same columns, or pictures of the same size.
 
     Columns may come in any order; categories and blanks the model never saw are named in the
     notes, rows with them are kept. Pictures of another size or mode are converted, and that is said.
     """
     from energyscape.data import TableCodec, load
+    from energyscape.families import AnomalyDetector
 
     wanted = estimator.data_kind_
     if wanted == "pictures" and Path(source).is_dir():
+        assert not isinstance(estimator, AnomalyDetector)
         return _pictures(estimator, Path(source))
     dataset = load(source, schema=estimator.schema_, min_rows=1)
     if dataset.kind != wanted:
@@ -72,9 +102,11 @@ def read_for(estimator: DensityEstimator, source: str) -> Reading:
         )
     if wanted == "pictures":
         return Reading(dataset, [], list(dataset.notes))
-    assert isinstance(estimator.codec_, TableCodec)
-    unseen = estimator.codec_.unseen(_for_codec(estimator, dataset))
-    return Reading(dataset, [], [*dataset.notes, *_unseen(unseen)])
+    detector = isinstance(estimator, AnomalyDetector)
+    codec = TableCodec(estimator.schema_) if detector else estimator.codec_
+    assert isinstance(codec, TableCodec)
+    unseen = codec.unseen(_for_codec(estimator, dataset))
+    return Reading(dataset, [], [*dataset.notes, *_unseen(unseen, counted=detector)])
 
 
 def rows_of(dataset: Dataset, rows: Any) -> Dataset:
@@ -121,14 +153,15 @@ def _to_levels(pictures: np.ndarray, levels: int, notes: list[str]) -> tuple[np.
     return counted.astype(pictures.dtype), [*notes, said]
 
 
-def _for_codec(estimator: DensityEstimator, dataset: Dataset) -> Any:
+def _for_codec(estimator: DensityEstimator | AnomalyDetector, dataset: Dataset) -> Any:
     schema = estimator.schema_
     if schema is not None and schema.array and dataset.array is None and dataset.frame is not None:
         return dataset.frame.to_numpy()
     return dataset.data
 
 
-def _unseen(found: Mapping[str, Sequence[Any]]) -> Iterable[str]:
+def _unseen(found: Mapping[str, Sequence[Any]], *, counted: bool) -> Iterable[str]:
+    """Lines about new values; whether a blank where there was none is ``counted`` as strange."""
     for name, values in found.items():
         named = [_short(value) for value in values if value is not None]
         shown = ", ".join(named[:5]) + (f" and {len(named) - 5} more" if len(named) > 5 else "")
@@ -136,10 +169,8 @@ def _unseen(found: Mapping[str, Sequence[Any]]) -> Iterable[str]:
             said = f"column {name!r} has values never seen in training: {shown}"
             yield f"{said}; rows are scored as such"
         if None in values:
-            yield (
-                f"column {name!r} has blanks and had none in training: "
-                "such rows are scored by their other columns alone"
-            )
+            so = "scored as such" if counted else "scored by their other columns alone"
+            yield f"column {name!r} has blanks and had none in training: such rows are {so}"
 
 
 def _short(value: Any, most: int = 40) -> str:

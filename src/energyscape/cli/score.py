@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from energyscape.cli.anomalies import by_detector, decisions
 from energyscape.cli.console import Bar, note, notes, tell
 from energyscape.cli.failures import BadInput
 from energyscape.cli.options import Data, Device, Overwrite, Quiet, Run, Seed, refuse_existing
-from energyscape.cli.runs import UNNORMALISED, Reading, chunks, open_run, read_for
+from energyscape.cli.runs import UNNORMALISED, Reading, chunks, open_any, read_for
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +39,12 @@ def run(
             "--density/--no-density", help="Whether to work out log_prob: seconds for a picture."
         ),
     ] = True,
+    reasons: Annotated[
+        int,
+        typer.Option(
+            "--reasons", min=0, metavar="N", help="Rows that an anomaly detector explains, at most."
+        ),
+    ] = 1000,
     overwrite: Overwrite = False,
     seed: Seed = None,
     device: Device = None,
@@ -49,30 +56,43 @@ def run(
     anomaly_score, p_value, flagged, and top_columns for tables; file for folders of pictures.
     log_prob is in nats in the original units, with its kind and standard error. A score is a
     function of the row alone, so --seed changes nothing here.
+    Of an anomaly detector: anomaly_score, p_value, flagged, and reasons for the flagged and the
+    strangest rows: which cells do not go with the rest, and what was expected there.
     """
     if not 0.0 < fdr < 1.0:
         raise BadInput(f"--fdr {fdr}: the rate must lie strictly between 0 and 1")
     refuse_existing(out, overwrite=overwrite)
     from energyscape.data.tables import TABLE_SUFFIXES, write_table
+    from energyscape.families import AnomalyDetector
 
     if out.suffix.lower() not in TABLE_SUFFIXES:
         raise BadInput(f"{out}: scores are written as {', '.join(TABLE_SUFFIXES)}")
-    estimator = open_run(folder, device)
+    estimator = open_any(folder, device)
     reading = read_for(estimator, data)
     notes(reading.notes, quiet=quiet)
     columns: dict[str, Any] = {"row": list(range(1, len(reading.dataset) + 1))}
     if reading.files:
         columns["file"] = reading.files
     with Bar(quiet=quiet) as bar:
-        if density:
-            columns |= _log_density(estimator, reading, bar, quiet)
-        scores, drivers = _anomaly(estimator, reading, bar)
+        if isinstance(estimator, AnomalyDetector):
+            columns |= by_detector(estimator, reading, fdr, reasons, bar, quiet)
+        else:
+            columns |= _by_family(estimator, reading, fdr, density, bar, quiet)
+    write_table(columns, out)
+    tell(f"wrote {len(reading.dataset)} scores to {out}", quiet=quiet)
+
+
+def _by_family(
+    estimator: DensityEstimator, reading: Reading, fdr: float, density: bool, bar: Bar, quiet: bool
+) -> dict[str, Any]:
+    """All columns but the rows' numbers and files."""
+    columns = _log_density(estimator, reading, bar, quiet) if density else {}
+    scores, drivers = _anomaly(estimator, reading, bar)
     columns["anomaly_score"] = scores
-    columns |= _decisions(estimator, scores, fdr, quiet)
+    columns |= decisions(estimator.calibration_["anomaly_scores"], scores, fdr, quiet)
     if drivers:
         columns["top_columns"] = drivers
-    write_table(columns, out)
-    tell(f"wrote {len(scores)} scores to {out}", quiet=quiet)
+    return columns
 
 
 def _log_density(
@@ -115,53 +135,3 @@ def _anomaly(
             for row in driving_columns(names, shares):
                 drivers.append("; ".join(f"{name} {share:.2f}" for name, share in row))
     return np.concatenate(scores), drivers
-
-
-def _decisions(
-    estimator: DensityEstimator, scores: np.ndarray, fdr: float, quiet: bool
-) -> dict[str, Any]:
-    """Columns p_value and flagged; none where no rows were kept for calibration."""
-    from energyscape import detection
-
-    calibration = estimator.calibration_["anomaly_scores"]
-    if not len(calibration):
-        note(
-            "no p_value and flagged columns: the run kept no calibration rows; "
-            "fit with --set calibration_fraction=0.1",
-            quiet=quiet,
-        )
-        return {}
-    p_values = detection.conformal_p_values(calibration, scores)
-    flagged = detection.benjamini_hochberg(p_values, fdr)
-    _say_what_can_be_found(len(calibration), len(scores), fdr, quiet)
-    strange = detection.drift_test(calibration, scores)
-    tell(
-        f"{int(flagged.sum())} of {len(scores)} rows flagged at a false-discovery rate of {fdr:g}",
-        quiet=quiet,
-    )
-    if strange.p_value < 1e-3:
-        note(
-            "as a whole these rows score differently from the calibration rows (two-sample "
-            f"p = {strange.p_value:.1e}; a row exceeds one of them with probability "
-            f"{strange.shift:.2f})",
-            quiet=quiet,
-        )
-    return {"p_value": p_values, "flagged": flagged}
-
-
-def _say_what_can_be_found(num_calibration: int, num_rows: int, fdr: float, quiet: bool) -> None:
-    from energyscape import detection
-
-    needed = detection.rows_needed_to_flag(num_calibration, num_rows, fdr)
-    if needed <= 1:
-        return
-    smallest = detection.smallest_p_value(num_calibration)
-    said = (
-        f"{num_calibration} calibration {'row gives' if num_calibration == 1 else 'rows give'} "
-        f"p-values down to {smallest:.2g}, and one strange "
-        f"row among {num_rows} needs {fdr / num_rows:.2g}"
-    )
-    if needed > num_rows:
-        note(f"{said}: nothing can be flagged; raise --fdr or calibrate on more rows", quiet=quiet)
-    else:
-        note(f"{said}: only {needed} or more at once can be flagged", quiet=quiet)

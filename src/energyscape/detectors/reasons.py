@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from energyscape.detectors.surprise import TailLaw
 from energyscape.detectors.views import TableRows, View
 
-__all__ = ["Expected", "Reasons"]
+__all__ = ["Expected", "Reasons", "find_rows"]
 
 _LEVEL = 0.5
 _CELLS = 400_000
@@ -137,7 +137,8 @@ class Reasons:
         without : bool array of shape (m, C), optional
             Cells that are left out of their rows; their odds are of no meaning.
         own : int array of shape (m,), optional
-            Where the rows stand among the reference rows: they are compared with the others.
+            Where the rows stand among the reference rows (-1: nowhere): they are compared with the
+            others.
         """
         if without is None:
             without = np.zeros((len(rows), self.num_columns), dtype=bool)
@@ -152,8 +153,7 @@ class Reasons:
                 for j in range(self.num_columns):
                     squares = columns(j)
                     rest = _energy(total - squares * ~without[part, j, None])
-                    if alone is not None:
-                        squares[np.arange(len(squares)), alone] = np.inf
+                    _leave_out(squares, alone)
                     out[part, j] += whole - rest - self._elsewhere(squares)
         return out / len(self.views)
 
@@ -161,7 +161,13 @@ class Reasons:
         """``-log q_j``: the column's own density with one row more, which stands everywhere."""
         return np.log(len(self.rows) + 1) - np.logaddexp(-_energy(squares), 0.0)
 
-    def blame(self, rows: TableRows, most: int = 3) -> tuple[list[list[int]], NDArray[np.float64]]:
+    def find(self, rows: TableRows) -> NDArray[np.int64]:
+        """Where each row stands among the reference rows, -1 where it does not, shape (m,)."""
+        return find_rows(rows, self.rows)
+
+    def blame(
+        self, rows: TableRows, most: int = 3, own: NDArray[np.int64] | None = None
+    ) -> tuple[list[list[int]], NDArray[np.float64]]:
         """Columns to blame for each row, most to blame first, at least one, and their odds.
 
         Returns
@@ -169,7 +175,7 @@ class Reasons:
         list of m lists of column numbers, and odds of shape (m, C): of blamed columns when they
         were, of the others in the whole row.
         """
-        odds = self.odds(rows)
+        odds = self.odds(rows, own=own)
         blamed = [[int(c)] for c in odds.argmax(axis=1)]
         rare = np.log(self.num_columns / _RARE)
         left = np.arange(len(rows))
@@ -177,7 +183,8 @@ class Reasons:
             without = np.zeros((len(left), self.num_columns), dtype=bool)
             for i, row in enumerate(left):
                 without[i, blamed[row]] = True
-            more = np.where(without, -np.inf, self.odds(rows.take(left), without))
+            alone = None if own is None else own[left]
+            more = np.where(without, -np.inf, self.odds(rows.take(left), without, alone))
             best = more.argmax(axis=1)
             going = np.array(
                 [self.laws[c].surprise(more[i, c]) > rare for i, c in enumerate(best)], dtype=bool
@@ -226,32 +233,44 @@ class Reasons:
         total = np.zeros((len(without), len(self.rows)))
         for j in range(self.num_columns):
             total += columns(j) * ~without[:, j, None]
-        if own is not None:
-            total[np.arange(len(total)), own] = np.inf
+        _leave_out(total, own)
         return total
 
     # -- what was expected ---------------------------------------------------------------------
 
-    def expected(self, rows: TableRows, blamed: Sequence[Sequence[int]]) -> list[list[Expected]]:
+    def expected(
+        self,
+        rows: TableRows,
+        blamed: Sequence[Sequence[int]],
+        own: NDArray[np.int64] | None = None,
+    ) -> list[list[Expected]]:
         """For each blamed cell what the rest of its row, without blamed cells, leads to expect."""
-        near, far = self._nearest(rows, blamed)
+        near, far = self._nearest(rows, blamed, own)
         return [
             [self._cell(j, near[i], far[i]) for j in columns] for i, columns in enumerate(blamed)
         ]
 
-    def nearest(self, rows: TableRows, blamed: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    def nearest(
+        self,
+        rows: TableRows,
+        blamed: Sequence[Sequence[int]],
+        own: NDArray[np.int64] | None = None,
+    ) -> NDArray[np.int64]:
         """The reference row (in ``rows``) nearest in all cells that are not blamed, shape (m,)."""
-        return self._nearest(rows, blamed)[0][:, 0]
+        return self._nearest(rows, blamed, own)[0][:, 0]
 
     def _nearest(
-        self, rows: TableRows, blamed: Sequence[Sequence[int]]
+        self,
+        rows: TableRows,
+        blamed: Sequence[Sequence[int]],
+        own: NDArray[np.int64] | None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """The rows nearest in the mean of the views, nearest first, [m, k], and how far [m]."""
         without = np.zeros((len(rows), self.num_columns), dtype=bool)
         for i, columns in enumerate(blamed):
             without[i, list(columns)] = True
         found = [
-            self._closest(total) for total, _ in self._both_views(rows, without, None)
+            self._closest(total) for total, _ in self._both_views(rows, without, own)
         ]  # one block after the other
         return np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])
 
@@ -346,6 +365,30 @@ class Reasons:
         codes, shares = self._shares(j - numbers, near)
         where = np.flatnonzero(codes == row.codes[0, j - numbers])
         return float(np.cumsum(shares)[where[0]]) if where.size else 1.0
+
+
+def find_rows(rows: TableRows, among: TableRows) -> NDArray[np.int64]:
+    """The first place of each row among others, -1 where none is the same, shape (m,).
+
+    >>> one = TableRows(np.array([[1.0], [np.nan]]), np.zeros((2, 0), dtype=np.int64))
+    >>> find_rows(one, TableRows(np.array([[np.nan], [2.0]]), one.codes)).tolist()
+    [-1, 0]
+    """
+    places: dict[bytes, int] = {}
+    for i, (numbers, codes) in enumerate(zip(among.numbers, among.codes, strict=True)):
+        places.setdefault(numbers.tobytes() + codes.tobytes(), i)
+    found = [
+        places.get(numbers.tobytes() + codes.tobytes(), -1)
+        for numbers, codes in zip(rows.numbers, rows.codes, strict=True)
+    ]
+    return np.array(found, dtype=np.int64)
+
+
+def _leave_out(squares: NDArray[np.float64], own: NDArray[np.int64] | None) -> None:
+    """Make rows infinitely far from themselves, where they stand somewhere."""
+    if own is not None:
+        there = np.flatnonzero(own >= 0)
+        squares[there, own[there]] = np.inf
 
 
 def _energy(squares: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -38,11 +38,18 @@ from sklearn.base import OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from energyscape import detection
+from energyscape.artifact import fingerprint
 from energyscape.data import DataError, Dataset, Schema
 from energyscape.detectors import EmpiricalDetector, Reasons, TableRows
 from energyscape.families import settings as s
 from energyscape.families.bar import ProgressCallback, as_steps
-from energyscape.families.explaining import Explanation, as_rows, column_names, explain_rows
+from energyscape.families.explaining import (
+    Explanation,
+    as_rows,
+    column_names,
+    explain_known,
+    explain_rows,
+)
 from energyscape.families.fitted import DataIn
 from energyscape.families.fitting import data_fingerprint, versions
 from energyscape.families.reference import Learning, learn_across, learn_apart, score_rows
@@ -145,6 +152,8 @@ class AnomalyDetector(OutlierMixin, DataIn):
         self
         """
         self._learn(self._training_data(X), None, {})
+        for said in self.notes_:
+            warnings.warn(said, UserWarning, stacklevel=2)
         return self
 
     def fit_run(
@@ -155,7 +164,10 @@ class AnomalyDetector(OutlierMixin, DataIn):
         progress: ProgressCallback | None = None,
         source: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Learn from a data set and leave a folder; ``source`` says where the data came from."""
+        """Learn from a data set and leave a folder; ``source`` says where the data came from.
+
+        What would be warned of stands in `notes_`.
+        """
         self._learn(self._training_data(dataset), progress, dict(source or {}))
         self.save(out)
         return self
@@ -185,14 +197,13 @@ class AnomalyDetector(OutlierMixin, DataIn):
         self.calibrated_by_, self.calibration_scores_ = mode, np.sort(found.calibration)
         self._reasons = None
         self._decide(settings["false_alarm_rate"])
-        for said in self.notes_:
-            warnings.warn(said, UserWarning, stacklevel=3)
         counts = {"train": len(rows), "reference": len(found.reference)}
         self.info_ = {
             "seed": seed,
             "rows": counts | {"calibration": len(found.calibration)},
             "seconds": round(time.perf_counter() - began, 3),
             "fingerprint": data_fingerprint(dataset),
+            "rows_fingerprint": fingerprint(rows.numbers, rows.codes),
             "data": {"name": dataset.name, **source},
             "notes": list(dataset.notes),
             "versions": versions(),
@@ -236,6 +247,11 @@ class AnomalyDetector(OutlierMixin, DataIn):
         """1 for rows that belong, -1 for anomalies."""
         return np.where(self.decision_function(X) >= 0, 1, -1)
 
+    def knows(self, X: Any) -> bool:
+        """Whether these are the rows it was fitted on, whose scores are `training_scores_`."""
+        rows = self._rows(self._conform(X))
+        return fingerprint(rows.numbers, rows.codes) == self.info_.get("rows_fingerprint")
+
     # -- decisions -----------------------------------------------------------------------------
 
     @property
@@ -247,6 +263,16 @@ class AnomalyDetector(OutlierMixin, DataIn):
         """Conformal p-values: the chance that an ordinary row scores at least as high."""
         scores = self.anomaly_score(X)
         return detection.conformal_p_values(self.calibration_scores_, scores)
+
+    def training_p_values(self) -> NDArray[np.float64]:
+        """P-values of the training rows, each calibrated by the others, shape (n,).
+
+        Where all rows calibrate (``cross``) they are the ranks of `training_scores_`: look at the
+        smallest, but flag nothing by them, as some rank is always the first.
+        """
+        p = detection.conformal_p_values(self.calibration_scores_, self.training_scores_)
+        n = len(self.calibration_scores_)
+        return (np.rint(p * (n + 1)) - 1) / n if self.calibrated_by_ == "cross" else p
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """The p-value, and one minus it, shape (n, 2).
@@ -274,7 +300,7 @@ class AnomalyDetector(OutlierMixin, DataIn):
 
     # -- reasons -------------------------------------------------------------------------------
 
-    def explain(self, X: Any, most: int = 3) -> list[Explanation]:
+    def explain(self, X: Any, most: int = 3, *, trained_on: bool = False) -> list[Explanation]:
         """Why each row is strange: which cells do not go with the rest, and what was expected.
 
         Parameters
@@ -282,12 +308,15 @@ class AnomalyDetector(OutlierMixin, DataIn):
         X : array, DataFrame or Dataset
         most : int
             Cells blamed at most; the worst always, further ones only if they stand out.
+        trained_on : bool
+            Whether these are training rows: each is then compared with the others.
 
         Returns
         -------
         list of n `Explanation`
             See `energyscape.detectors.reasons` for what is computed, and
-            ``benchmarks/reasons.py`` for how often it is right. Intervals hold 90 % of ordinary cells.
+            ``benchmarks/anomaly_reasons.py`` for how often it is right. Intervals hold 90 % of
+            ordinary cells.
 
         Examples
         --------
@@ -299,7 +328,15 @@ class AnomalyDetector(OutlierMixin, DataIn):
         ('x2', True)
         """
         data = self._conform(X)
-        return explain_rows(data, self.schema_, self.detector_, self._why(), most)
+        known = self.reference_ if trained_on else None
+        return explain_rows(data, self.schema_, self.detector_, self._why(), most, known)
+
+    def strangest(self, count: int = 20, most: int = 3) -> list[tuple[dict[str, Any], Explanation]]:
+        """The reference rows that fit least, the worst first, each judged by the others."""
+        check_is_fitted(self)
+        order = np.argsort(-self.detector_.own_scores, kind="stable")[:count]
+        rows = self.reference_.take(order)
+        return explain_known(rows, self.schema_, self.detector_, self._why(), most, self.reference_)
 
     def column_contributions(self, X: Any) -> tuple[list[str], NDArray[np.float64]]:
         """Which columns drive the anomaly score: names, and shares of shape (n, columns).

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from energyscape.data import Column, Schema, TableCodec, conform, to_polars
 from energyscape.data.values import from_codes, from_numbers, refuse_infinities
 from energyscape.detectors import EmpiricalDetector, Expected, Reasons, TableRows
+from energyscape.detectors.reasons import find_rows
 
-__all__ = ["Blame", "Explanation", "as_rows", "explain_rows"]
+__all__ = ["Blame", "Explanation", "as_rows", "explain_known", "explain_rows"]
 
 
 class Blame(NamedTuple):
@@ -32,6 +33,24 @@ class Blame(NamedTuple):
     likely: tuple[Any, ...]
     odds: float
 
+    def describe(self) -> str:
+        """What the cell is and what was expected, in a few words.
+
+        Examples
+        --------
+        >>> Blame("kind", "dog", "cat", None, None, ("cat", "fox"), 3.0).describe()
+        'kind dog (expected cat or fox)'
+        """
+        if self.likely:
+            rest = len(self.likely) - 3
+            names = [_shown(name) for name in self.likely[:3]] + ["..."] * (rest > 0)
+            wanted = " or ".join(names)
+        elif self.low is None:
+            wanted = _shown(self.expected)
+        else:
+            wanted = f"{_shown(self.expected)}, {_shown(self.low)} to {_shown(self.high)}"
+        return f"{self.column} {_shown(self.value)} (expected {wanted})"
+
 
 class Explanation(NamedTuple):
     """Why a row is strange: blamed cells, first the worst; the row as it would be typical.
@@ -46,6 +65,35 @@ class Explanation(NamedTuple):
     typical: dict[str, Any]
     typical_score: float
     nearest: dict[str, Any]
+
+    def describe(self) -> str:
+        """The blamed cells on one line: what each is, and what was expected.
+
+        Cells that go with the rest of their row (odds of 0 or less) are not named: where no cell alone
+        stands out it is the row as a whole that has few like it, and that is said.
+
+        Examples
+        --------
+        >>> cell = Blame("age", 200, 41, 17, 79, (), 9.0)
+        >>> Explanation(5.0, (cell,), {}, 0.1, {}).describe()
+        'age 200 (expected 41, 17 to 79)'
+        """
+        named = [cell.describe() for cell in self.blamed if cell.odds > 0]
+        return "; ".join(named) or "no cell alone: few rows are like this one as a whole"
+
+
+def _shown(value: Any) -> str:
+    """A cell in few letters.
+
+    >>> _shown(None), _shown(1234.5678), _shown(2.0), len(_shown("word " * 20))
+    ('blank', '1235', '2', 40)
+    """
+    if value is None:
+        return "blank"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
+    text = " ".join(str(value).split())
+    return text if len(text) <= 40 else text[:39] + "…"
 
 
 def as_rows(data: Any, schema: Schema) -> TableRows:
@@ -66,21 +114,62 @@ def as_rows(data: Any, schema: Schema) -> TableRows:
 
 
 def explain_rows(
-    data: Any, schema: Schema, detector: EmpiricalDetector, reasons: Reasons, most: int
+    data: Any,
+    schema: Schema,
+    detector: EmpiricalDetector,
+    reasons: Reasons,
+    most: int,
+    reference: TableRows | None = None,
 ) -> list[Explanation]:
-    """Explanations of checked rows: an array, or a frame of any make."""
+    """Explanations of checked rows: an array, or a frame of any make.
+
+    With ``reference``, the rows the detector compares with, rows are taken as among them: each is
+    scored and explained by the others.
+    """
     plain = isinstance(data, np.ndarray)
     table = data if plain else conform(to_polars(data), schema)
     rows = as_rows(table, schema)
     words = _Words(schema, rows.numbers.shape[1], plain)
-    blamed, odds = reasons.blame(rows, most)
-    expected = reasons.expected(rows, blamed)
-    nearest = reasons.nearest(rows, blamed)
+    actual = [words.row(rows, i, table) for i in range(len(rows))]
+    return _explain(rows, actual, words, detector, reasons, most, reference)
+
+
+def explain_known(
+    rows: TableRows,
+    schema: Schema,
+    detector: EmpiricalDetector,
+    reasons: Reasons,
+    most: int,
+    reference: TableRows,
+) -> list[tuple[dict[str, Any], Explanation]]:
+    """Reference rows in words, and why each is strange beside the others."""
+    words = _Words(schema, rows.numbers.shape[1], bool(schema.array))
+    actual = [words.row(rows, i) for i in range(len(rows))]
+    found = _explain(rows, actual, words, detector, reasons, most, reference)
+    return list(zip(actual, found, strict=True))
+
+
+def _explain(
+    rows: TableRows,
+    known: Sequence[dict[str, Any]],
+    words: _Words,
+    detector: EmpiricalDetector,
+    reasons: Reasons,
+    most: int,
+    reference: TableRows | None,
+) -> list[Explanation]:
+    own = None if reference is None else reasons.find(rows)
+    blamed, odds = reasons.blame(rows, most, own)
+    expected = reasons.expected(rows, blamed, own)
+    nearest = reasons.nearest(rows, blamed, own)
     mended = _mended(rows, blamed, expected)
     scores, typical = detector.score(rows), detector.score(mended)
+    if reference is not None:
+        place = find_rows(rows, reference)
+        scores = np.where(place >= 0, detector.own_scores[place], scores)
     found = []
     for i, columns in enumerate(blamed):
-        actual = words.row(rows, i, table)
+        actual = known[i]
         cells = tuple(
             words.blame(j, actual[words.names[j]], what, float(odds[i, j]))
             for j, what in zip(columns, expected[i], strict=True)

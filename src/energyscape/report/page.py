@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import jinja2
 
 import energyscape
-from energyscape.families import load
-from energyscape.report import chains, faces, ladder, plane, quality, sections
+from energyscape.families import AnomalyDetector, load
+from energyscape.report import chains, detector, faces, ladder, plane, quality, sections
 from energyscape.report.sections import number
 from energyscape.report.subject import Subject, look_at
 
@@ -60,6 +60,11 @@ def build(run: Path, out: Path | None = None) -> Path:
 def render(estimator: Any, name: str, *, seed: int = 0) -> str:
     """The page of a fitted estimator as one string of HTML."""
     start = time.perf_counter()
+    if isinstance(estimator, AnomalyDetector):
+        facts = [Fact(*pair) for pair in detector.facts(estimator)]
+        shown = detector.found(estimator)
+        lead = _lead(type(estimator).__name__, estimator)
+        return _page(name, estimator, lead, facts, shown, start)
     subject = look_at(estimator, seed=seed)
     modes = chains.modes_of(subject)
     found = [
@@ -76,6 +81,19 @@ def render(estimator: Any, name: str, *, seed: int = 0) -> str:
         sections.rows(subject),
         sections.summary(subject),
     ]
+    shown = [section for section in found if section is not None]
+    lead = _lead(subject.family, estimator)
+    return _page(name, estimator, lead, _facts(subject), shown, start)
+
+
+def _page(
+    name: str,
+    estimator: Any,
+    lead: str,
+    facts: list[Fact],
+    shown: list[sections.Section],
+    start: float,
+) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -85,19 +103,18 @@ def render(estimator: Any, name: str, *, seed: int = 0) -> str:
     )
     return environment.get_template("page.html").render(
         name=name,
-        family=subject.family,
-        lead=_lead(subject),
-        facts=_facts(subject),
-        sections=[section for section in found if section is not None],
+        family=type(estimator).__name__,
+        lead=lead,
+        facts=facts,
+        sections=shown,
         version=energyscape.__version__,
         seconds=f"{time.perf_counter() - start:.1f}",
         provenance=_provenance(estimator),
     )
 
 
-def _lead(subject: Subject) -> str:
-    est = subject.estimator
-    if subject.pictures:
+def _lead(family: str, est: Any) -> str:
+    if est.data_kind_ == "pictures":
         height, width, channels = est.codec_.shape
         colour = "grey" if channels == 1 else f"{channels}-channel"
         what = f"{colour} pictures of {height} × {width}"
@@ -105,7 +122,7 @@ def _lead(subject: Subject) -> str:
         modelled = len(est.schema_.modelled)
         what = f"a table of {modelled} modelled column{'s' if modelled != 1 else ''}"
     source = est.info_.get("data", {}).get("name")
-    return f"{subject.family} on {what}" + (f": {source}" if source else "")
+    return f"{family} on {what}" + (f": {source}" if source else "")
 
 
 def _facts(subject: Subject) -> list[Fact]:

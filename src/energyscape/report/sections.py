@@ -25,6 +25,7 @@ __all__ = [
     "stretched",
     "summary",
     "training",
+    "what_was_read",
 ]
 
 
@@ -71,11 +72,15 @@ def number(value: Any) -> str:
 
 def summary(subject: Subject) -> Section:
     """What was read, what was left out, and every setting that differs from its default."""
+    return what_was_read(subject.estimator)
+
+
+def what_was_read(est: Any) -> Section:
+    """The same of an estimator, or of an anomaly detector."""
     from energyscape.families import settings_of
 
-    est = subject.estimator
     tables = []
-    if not subject.pictures:
+    if est.data_kind_ == "table":
         shown = [[c.name, c.kind, c.describe()] for c in est.schema_]
         caption = ""
         if len(shown) > 40:

@@ -1,0 +1,110 @@
+"""What `score` says of a batch of anomaly scores, and how it scores by an anomaly detector."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from energyscape.cli.console import Bar, note, tell
+from energyscape.cli.runs import Reading, chunks, rows_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from energyscape.families import AnomalyDetector
+
+__all__ = ["by_detector", "decisions"]
+
+#: Rows in whose scores a shift is told of: with fewer than one in a thousand by chance.
+_DRIFT = 1e-3
+_SHOWN = 5
+
+
+def decisions(
+    calibration: np.ndarray, scores: np.ndarray, fdr: float, quiet: bool
+) -> dict[str, Any]:
+    """Columns p_value and flagged; none where no rows were kept for calibration."""
+    from energyscape import detection
+
+    if not len(calibration):
+        note(
+            "no p_value and flagged columns: the run kept no calibration rows; "
+            "fit with --set calibration_fraction=0.1",
+            quiet=quiet,
+        )
+        return {}
+    p_values = detection.conformal_p_values(calibration, scores)
+    flagged = detection.benjamini_hochberg(p_values, fdr)
+    _say_what_can_be_found(len(calibration), len(scores), fdr, quiet)
+    strange = detection.drift_test(calibration, scores)
+    tell(
+        f"{int(flagged.sum())} of {len(scores)} rows flagged at a false-discovery rate of {fdr:g}",
+        quiet=quiet,
+    )
+    if strange.p_value < _DRIFT:
+        known = "; are some of them rows it was fitted on?" if strange.shift < 0.5 else ""
+        note(
+            "as a whole these rows score differently from the calibration rows (two-sample "
+            f"p = {strange.p_value:.1e}; a row exceeds one of them with probability "
+            f"{strange.shift:.2f}){known}",
+            quiet=quiet,
+        )
+    return {"p_value": p_values, "flagged": flagged}
+
+
+def _say_what_can_be_found(num_calibration: int, num_rows: int, fdr: float, quiet: bool) -> None:
+    from energyscape import detection
+
+    needed = detection.rows_needed_to_flag(num_calibration, num_rows, fdr)
+    if needed <= 1:
+        return
+    smallest = detection.smallest_p_value(num_calibration)
+    said = (
+        f"{num_calibration} calibration {'row gives' if num_calibration == 1 else 'rows give'} "
+        f"p-values down to {smallest:.2g}, and one strange "
+        f"row among {num_rows} needs {fdr / num_rows:.2g}"
+    )
+    if needed > num_rows:
+        note(f"{said}: nothing can be flagged; raise --fdr or calibrate on more rows", quiet=quiet)
+    else:
+        note(f"{said}: only {needed} or more at once can be flagged", quiet=quiet)
+
+
+def by_detector(
+    detector: AnomalyDetector, reading: Reading, fdr: float, most: int, bar: Bar, quiet: bool
+) -> dict[str, Any]:
+    """Columns anomaly_score, p_value, flagged and reasons.
+
+    Reasons are given for flagged rows and the strangest twenty, at most ``most``. The rows that the
+    detector was fitted on keep the scores they had when it did not know them.
+    """
+    import numpy as np
+
+    dataset, known = reading.dataset, detector.knows(reading.dataset)
+    if known:
+        scores = detector.training_scores_
+        columns = {
+            "p_value": detector.training_p_values(),
+            "flagged": np.zeros(len(scores), dtype=bool),
+        }
+        note(
+            "these are the rows the detector was fitted on: each is scored by a detector that did not "
+            "know it, and its p-value is its rank. Ranks flag nothing: look at the strangest, or fit "
+            "on rows known to be ordinary",
+            quiet=quiet,
+        )
+    else:
+        rows = bar.over("anomaly scores", list(chunks(dataset, 4096)))
+        scores = np.concatenate([detector.anomaly_score(part) for part in rows])
+        columns = decisions(detector.calibration_scores_, scores, fdr, quiet)
+    order = np.argsort(-scores, kind="stable")
+    chosen = order[: min(max(int(columns["flagged"].sum()), 20), most)]
+    reasons = [""] * len(scores)
+    explain = partial(detector.explain, trained_on=known)
+    parts = [chosen[start : start + 64] for start in range(0, len(chosen), 64)]
+    for part in bar.over("reasons", parts):
+        for row, found in zip(part, explain(rows_of(dataset, part)), strict=True):
+            reasons[row] = found.describe()
+    for row in chosen[:_SHOWN]:
+        tell(f"  row {row + 1}, p {columns['p_value'][row]:.2g}: {reasons[row]}", quiet=quiet)
+    return {"anomaly_score": scores, **columns, "reasons": reasons}
