@@ -81,4 +81,8 @@ def load(path: str | os.PathLike[str]) -> DensityEstimator | AnomalyDetector:
     ArtifactError
         One line that names what is wrong with the folder.
     """
-    return load_detector(path) if holds_detector(path) else load_estimator(path, FAMILIES)
+    return (
+        load_detector(path, AnomalyDetector)
+        if holds_detector(path)
+        else load_estimator(path, FAMILIES)
+    )

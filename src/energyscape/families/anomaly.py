@@ -53,6 +53,7 @@ from energyscape.families.explaining import (
 from energyscape.families.fitted import DataIn
 from energyscape.families.fitting import data_fingerprint, versions
 from energyscape.families.reference import Learning, learn_across, learn_apart, score_rows
+from energyscape.families.storage import load_detector, save_detector
 
 __all__ = ["AnomalyDetector"]
 
@@ -359,8 +360,6 @@ class AnomalyDetector(OutlierMixin, DataIn):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted detector as a folder, without pickle; it holds the reference rows."""
-        from energyscape.families.storage import save_detector
-
         check_is_fitted(self)
         save_detector(self, Path(path))
 
@@ -373,9 +372,7 @@ class AnomalyDetector(OutlierMixin, DataIn):
         ArtifactError
             One line that names what is wrong with the folder.
         """
-        from energyscape.families.storage import load_detector
-
-        return load_detector(path)
+        return load_detector(path, cls)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "detector_")

@@ -1,8 +1,7 @@
 """The estimator every family is: data in, density out, by scikit-learn's contract.
 
-A family says only what it is made of: which network and face (`_build`), which objective, how it
-samples, and how it scores an encoded row. Everything else stands once: training, calibration and
-saving here, drawing in `drawing`, densities and anomaly scores in `judging`.
+A family says only what it is made of (`energyscape.families.family`). Everything else stands once:
+training, calibration and keeping here, drawing in `records`, densities and anomaly scores in `judging`.
 
     fit     data -> split(train | validation | calibration) -> codec -> train -> calibrate
     sample  model -> codec.decode -> data
@@ -11,64 +10,28 @@ saving here, drawing in `drawing`, densities and anomaly scores in `judging`.
 
 from __future__ import annotations
 
-import abc
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor, nn
 
 from energyscape.data import Dataset
 from energyscape.families.bar import ProgressCallback, progress_bar
-from energyscape.families.drawing import Drawing
+from energyscape.families.family import Family
 from energyscape.families.fitting import RunRecord, fit_estimator
-from energyscape.families.judging import Judging
 from energyscape.families.settings import validate_settings
 from energyscape.families.storage import save_estimator
 
-__all__ = ["Composition", "DensityEstimator"]
+__all__ = ["DensityEstimator"]
 
 
-class Composition(NamedTuple):
-    """What a family is made of: a model, what trains it, and what is measured on held-out rows."""
-
-    model: nn.Module
-    objective: Callable[..., Any]
-    validation_objective: Callable[..., Any] | None = None
-
-
-class DensityEstimator(Drawing, Judging):
+class DensityEstimator(Family):
     """Base of the families; see `energyscape.families` for the five of them."""
-
-    #: What the family is for, in a line; shown by the command line.
-    purpose: ClassVar[str] = ""
-
-    # -- what a family adds --------------------------------------------------------------------
-
-    @abc.abstractmethod
-    def _measure(self, x: Tensor) -> dict[str, Any]:
-        """Facts of the encoded training rows that the model is built from (plain values)."""
-
-    @abc.abstractmethod
-    def _build(self, facts: Mapping[str, Any]) -> nn.Module:
-        """The untrained model; also used to load a trained one."""
-
-    @abc.abstractmethod
-    def _compose(self, model: nn.Module, facts: Mapping[str, Any]) -> Composition:
-        """Model and objectives, ready to train."""
-
-    def _habits(self) -> Mapping[str, Any]:
-        """What of `TrainConfig` differs from its defaults, beside the settings; facts are known."""
-        return {}
-
-    def _after_training(self, x: Tensor, aux: dict[str, Tensor] | None) -> dict[str, np.ndarray]:
-        """Arrays to keep beside the calibration scores (a replay buffer, say)."""
-        return {}
 
     # -- fitting -------------------------------------------------------------------------------
 

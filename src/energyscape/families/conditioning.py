@@ -25,12 +25,11 @@ from numpy.typing import NDArray
 from energyscape.data import Column, DataError, Dataset, TableCodec, is_frame, like, to_polars
 from energyscape.data.blocks import blank_rows
 from energyscape.data.values import UNSEEN, codes, keep, numbers
+from energyscape.families.bar import ProgressCallback
+from energyscape.families.drawing import Drawing
 
 if TYPE_CHECKING:
     import polars as pl
-
-    from energyscape.families.bar import ProgressCallback
-    from energyscape.families.drawing import Drawing
 
 __all__ = ["OPERATORS", "Condition", "impute", "read_conditions", "sample_given"]
 

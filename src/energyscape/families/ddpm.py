@@ -33,8 +33,8 @@ from energyscape.diffusion import (
 )
 from energyscape.families import settings as s
 from energyscape.families.bar import ProgressCallback, as_steps
-from energyscape.families.base import Composition
 from energyscape.families.denoising import DenoiserEstimator
+from energyscape.families.family import Composition
 from energyscape.families.judging import Values
 from energyscape.families.labels import LABEL_DROPOUT, HiddenLabels
 from energyscape.families.networks import field_network

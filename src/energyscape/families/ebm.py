@@ -35,9 +35,9 @@ from torch.nn.utils import parametrize
 from energyscape import schedules
 from energyscape.densities import GaussianMixture
 from energyscape.families import settings as s
-from energyscape.families.base import Composition
 from energyscape.families.energies import EnergyEstimator, Watched, by_parts
 from energyscape.families.evidence import energies
+from energyscape.families.family import Composition
 from energyscape.families.ladder import LadderEnergy, ladder
 from energyscape.families.levels import EnergyDenoising, LevelEnergy, down_to, level_walker
 from energyscape.families.networks import (

@@ -17,8 +17,8 @@ from torch import nn
 
 from energyscape import schedules
 from energyscape.families import settings as s
-from energyscape.families.base import Composition
 from energyscape.families.denoising import DenoiserEstimator
+from energyscape.families.family import Composition
 from energyscape.families.labels import LABEL_DROPOUT
 from energyscape.families.networks import field_network
 from energyscape.models import EDMPreconditioning, PreconditionedDenoiser

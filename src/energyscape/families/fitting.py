@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from energyscape.artifact import fingerprint, write_bytes
 from energyscape.data import Dataset, PictureCodec, Split, fit_codec, split_rows
+from energyscape.families.family import Composition, Family
 from energyscape.families.labels import class_labels
 from energyscape.models import Denoiser
 from energyscape.training import (
@@ -30,9 +31,6 @@ from energyscape.training import (
     fastest_precision,
     train,
 )
-
-if TYPE_CHECKING:
-    from energyscape.families.base import Composition, DensityEstimator
 
 __all__ = ["RunRecord", "fit_estimator"]
 
@@ -54,7 +52,7 @@ class RunRecord:
 
 
 def fit_estimator(
-    estimator: DensityEstimator,
+    estimator: Family,
     dataset: Dataset,
     record: RunRecord,
     *,
@@ -324,7 +322,7 @@ def _is_large(codec: Any) -> bool:
 
 
 def _calibrate(
-    estimator: DensityEstimator,
+    estimator: Family,
     dataset: Dataset,
     split: Split,
     progress: Callable[[Progress], None] | None,

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from energyscape.families import settings as s
 from energyscape.families.bar import ProgressCallback, as_steps
-from energyscape.families.base import Composition
 from energyscape.families.energies import EnergyEstimator
+from energyscape.families.family import Composition
 from energyscape.families.judging import NoLogDensityError, Values
 from energyscape.families.networks import energy_network, score_network
 from energyscape.mcmc import ULA, Kernel, Pinned, anneal

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -19,17 +19,16 @@ from energyscape.artifact import (
 )
 from energyscape.data import Schema, codec_from_state
 from energyscape.detectors import EmpiricalDetector, TableRows
-
-if TYPE_CHECKING:
-    from energyscape.families.anomaly import AnomalyDetector
-    from energyscape.families.base import DensityEstimator
+from energyscape.families.family import Family
 
 __all__ = ["holds_detector", "load_detector", "load_estimator", "save_detector", "save_estimator"]
 
 _DETECTOR = "anomalydetector"
+_Family = TypeVar("_Family", bound=Family)
+_Detector = TypeVar("_Detector")
 
 
-def save_estimator(estimator: DensityEstimator, path: Path) -> None:
+def save_estimator(estimator: Family, path: Path) -> None:
     """Write the artifact; the training curve too where the run has not written it already."""
     arrays, meta = estimator.codec_.state()
     names = getattr(estimator, "feature_names_in_", None)
@@ -52,9 +51,7 @@ def save_estimator(estimator: DensityEstimator, path: Path) -> None:
     write_artifact(path, Artifact(model, arrays, estimator.calibration_, config, estimator.info_))
 
 
-def load_estimator(
-    path: str | os.PathLike[str], families: Mapping[str, type[DensityEstimator]]
-) -> DensityEstimator:
+def load_estimator(path: str | os.PathLike[str], families: Mapping[str, type[_Family]]) -> _Family:
     """The family that was saved, ready to sample and score.
 
     Raises
@@ -106,7 +103,7 @@ def load_estimator(
     return estimator
 
 
-def save_detector(detector: AnomalyDetector, path: Path) -> None:
+def save_detector(detector: Any, path: Path) -> None:
     """Write a fitted detector: its reference rows are its model."""
     names = getattr(detector, "feature_names_in_", None)
     config = {
@@ -142,7 +139,7 @@ def holds_detector(path: str | os.PathLike[str]) -> bool:
     return isinstance(config, dict) and config.get("family") == _DETECTOR
 
 
-def load_detector(path: str | os.PathLike[str]) -> AnomalyDetector:
+def load_detector(path: str | os.PathLike[str], kind: type[_Detector]) -> _Detector:
     """The detector that was saved; the same scores.
 
     Raises
@@ -150,14 +147,12 @@ def load_detector(path: str | os.PathLike[str]) -> AnomalyDetector:
     ArtifactError
         One line that names what is wrong with the folder.
     """
-    from energyscape.families.anomaly import AnomalyDetector
-
     artifact = read_artifact(path)
     config = artifact.config
     if config.get("family") != _DETECTOR:
         raise ArtifactError(f"{path} holds no anomaly detector: use energyscape.load")
     try:
-        detector = AnomalyDetector(**config["settings"])
+        detector: Any = kind(**config["settings"])
         rows = TableRows(artifact.codec["numbers"], artifact.codec["codes"])
         detector.reference_ = rows
         detector.detector_ = EmpiricalDetector.restore(
@@ -179,7 +174,7 @@ def load_detector(path: str | os.PathLike[str]) -> AnomalyDetector:
     detector._template = detector._reasons = None
     detector.info_ = {k: v for k, v in artifact.manifest.items() if k not in ("files", "format")}
     detector._decide(config["settings"]["false_alarm_rate"])
-    return detector
+    return cast(_Detector, detector)
 
 
 def _training_curve(path: Path) -> list[dict[str, Any]]:

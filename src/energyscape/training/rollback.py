@@ -8,17 +8,30 @@ After `LIMIT` times it gives up: something else than the rate is wrong.
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
-if TYPE_CHECKING:
-    from energyscape.training.run import Run
+from energyscape.nn import EMA
 
-__all__ = ["LIMIT", "Snapshots"]
+__all__ = ["LIMIT", "TIMES", "Snapshots"]
 
 LIMIT = 5
-_TIMES = 50
+#: Snapshots in a run of the planned length.
+TIMES = 50
+
+
+class _Going(Protocol):
+    """What of a run is put back."""
+
+    @property
+    def optimizer(self) -> Optimizer: ...
+
+    step: int
+    model: nn.Module
+    ema: EMA
+    aux: dict[str, Tensor] | None
 
 
 class _Snapshot(NamedTuple):
@@ -39,9 +52,9 @@ class Snapshots:
     def __init__(self) -> None:
         self._kept: list[_Snapshot] = []
 
-    def take_if_due(self, run: Run) -> None:
-        """Copy the state before a step, now and then."""
-        if self._kept and run.step < self._kept[-1].step + run.every(_TIMES):
+    def take_if_due(self, run: _Going, apart: int) -> None:
+        """Copy the state before a step, `apart` steps after the last copy."""
+        if self._kept and run.step < self._kept[-1].step + apart:
             return
         taken = _Snapshot(
             run.step,
@@ -52,7 +65,7 @@ class Snapshots:
         )
         self._kept = [*self._kept[-1:], taken]
 
-    def restore(self, run: Run) -> int:
+    def restore(self, run: _Going) -> int:
         """Put the older state back; returns its step."""
         found = self._kept[0]
         run.model.load_state_dict(found.model)

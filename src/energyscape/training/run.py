@@ -27,7 +27,7 @@ from energyscape.nn import EMA
 from energyscape.training import checkpoint
 from energyscape.training.plan import Plan, TrainConfig
 from energyscape.training.processes import Processes
-from energyscape.training.rollback import LIMIT, Snapshots
+from energyscape.training.rollback import LIMIT, TIMES, Snapshots
 from energyscape.training.rows import PermutationStream, Rows, TensorRows
 
 __all__ = ["Run", "TrainingDiverged", "autocast", "choose_device"]
@@ -249,7 +249,7 @@ class Run:
         """`advance`, or None where the run diverged and went back to a good state, as asked."""
         if self.config.on_divergence == "stop":
             return self.advance()
-        self.snapshots.take_if_due(self)
+        self.snapshots.take_if_due(self, self.every(TIMES))
         try:
             return self.advance()
         except TrainingDiverged as error:
