@@ -1,7 +1,8 @@
 """NCSN on pictures: classic, improved and predictor-corrector walks with equal evaluations.
 
-    python benchmarks/ncsn_pictures.py [--data digits] [--steps 4000] [--setups improved classic]
-                                       [--run FOLDER] [--out FILE] [--sheet FILE.png]
+    python benchmarks/ncsn_pictures.py [--data digits] [--steps 4000] [--batch 128]
+                                       [--setups improved classic] [--run FOLDER]
+                                       [--out FILE] [--sheet FILE.png]
 
 Two models of the same network and training, on the ladder of each set-up: classic (10 levels over two
 decades below the range of a pixel, last weights) and improved (2006.09011: the largest distance in the
@@ -65,8 +66,8 @@ def fitted(data: PictureSet, setup: str, run: Path, args: argparse.Namespace) ->
         run.with_suffix(".cpu_seconds").write_text(f"{now:.1f}")
 
     model = NCSN(
-        setup=cast(Any, setup), max_steps=args.steps, random_state=args.seed, device=args.device,
-        validation_fraction=0.0, calibration_fraction=0.0,
+        setup=cast(Any, setup), max_steps=args.steps, batch_size=args.batch, random_state=args.seed,
+        device=args.device, validation_fraction=0.0, calibration_fraction=0.0,
     )  # fmt: skip
     pictures = Dataset("pictures", data.name, pictures=data.train[..., None])
     resume = (run / "train" / "run.json").is_file()
@@ -132,6 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", choices=SETS, default="digits")
     parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--samples", type=int, default=300)
     parser.add_argument("--evaluations", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)

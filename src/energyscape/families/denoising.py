@@ -11,7 +11,9 @@ with 32 particles a row and the training rows' covariance; above 128 dimensions 
 row. Started higher, errors of a trained network are multiplied by ``sigma^2``: the distance of drawn to
 exact conditionals of a mixture was 0.10 (edm) and 0.23 (ddpm) from 80 times the scale, and 0.07 from 5.
 Asked for by name, annealed Langevin dynamics paints around the known cells instead (1907.05600
-algorithm 2); other samplers give way to the twisted walk.
+algorithm 2), with the law of each mode but weights of modes that lag behind what is known: of a true
+0.83, 0.70 without the cell, 10 steps a level give 0.66 and 160 give 0.80. Other samplers give way to
+the twisted walk.
 
 **Anomaly score.** Noise a row at several levels and measure how badly it is restored,
 
@@ -51,7 +53,7 @@ from energyscape.families.evidence import denoising_errors
 from energyscape.families.judging import Values
 from energyscape.families.labels import class_codes
 from energyscape.families.typical import FEW_ORDINARY, Typical
-from energyscape.mcmc import annealed_langevin
+from energyscape.mcmc import annealed_langevin, ncsnv2_step_size
 from energyscape.models import Denoiser, Labelled
 from energyscape.nn import PictureNet
 from energyscape.schedules import EDM, Geometric, Schedule
@@ -69,6 +71,9 @@ _CONDITIONAL_STEPS = 48
 _WIDEST = 5.0
 _FAR = 10.0
 _LANGEVIN_STEPS = 10
+#: Around known cells, in units of the level squared: the published rule shrinks steps as there are more,
+#: so that chains would come no nearer to what is known however long they walk.
+_PAINTING_STEP = 0.1
 _LANGEVIN_RATIO = 100 ** (1 / 9)
 
 
@@ -254,6 +259,9 @@ class DenoiserEstimator(DensityEstimator):
             on_level = lambda i, x: shown(i + 1, len(levels))  # noqa: E731
         how = {"steps_per_level": _LANGEVIN_STEPS} | self._langevin_habits()
         how |= {} if steps is None else {"steps_per_level": steps}
+        if known is not None and "step_size" not in how:
+            rule = ncsnv2_step_size(levels, how["steps_per_level"])
+            how["step_size"] = max(rule, _PAINTING_STEP * levels[-1] ** 2)
         walk = annealed_langevin(
             denoiser.at,
             levels,
