@@ -71,8 +71,8 @@ _CONDITIONAL_STEPS = 48
 _WIDEST = 5.0
 _FAR = 10.0
 _LANGEVIN_STEPS = 10
-#: Around known cells, in units of the level squared: the published rule shrinks steps as there are more,
-#: so that chains would come no nearer to what is known however long they walk.
+#: Around known cells, in units of the level squared: the published rule shrinks steps as they become
+#: more, so that chains would come no nearer to what is known however long they walk.
 _PAINTING_STEP = 0.1
 _LANGEVIN_RATIO = 100 ** (1 / 9)
 
