@@ -211,7 +211,7 @@ def threshold(calibration: ArrayLike, false_alarm_rate: float) -> float:
     return float(reference[rank - 1]) if rank <= reference.size else math.inf
 
 
-def drift_test(calibration: ArrayLike, scores: ArrayLike) -> Drift:
+def drift_test(calibration: ArrayLike, scores: ArrayLike, *, stranger: bool = False) -> Drift:
     """Whether new rows as a whole score differently from the calibration rows.
 
     Two-sample Kolmogorov-Smirnov test (exact for up to 500 rows without ties), with the Mann-Whitney
@@ -221,6 +221,9 @@ def drift_test(calibration: ArrayLike, scores: ArrayLike) -> Drift:
     ----------
     calibration : array of shape (n,)
     scores : array of shape (m,)
+    stranger : bool
+        Ask only whether new scores are larger (the one-sided test). It stays valid where ordinary
+        new rows score a little lower than calibration rows, as they do with cross-conformal ones.
 
     Returns
     -------
@@ -244,13 +247,16 @@ def drift_test(calibration: ArrayLike, scores: ArrayLike) -> Drift:
     both = np.concatenate([reference, new])
     gaps = np.searchsorted(reference, both, side="right") / reference.size
     gaps -= np.searchsorted(np.sort(new), both, side="right") / new.size
-    statistic = float(np.abs(gaps).max())
+    statistic = max(float(gaps.max() if stranger else np.abs(gaps).max()), 0.0)
     # the exact law counts lattice paths: right without ties only, and slow beyond some hundred rows
     if np.unique(both).size == both.size and max(reference.size, new.size) <= 500:
-        p_value = float(ks_2samp(new, reference, method="exact").pvalue)
+        # "less": the distribution function of the new scores lies below, so that they are larger.
+        side = "less" if stranger else "two-sided"
+        p_value = float(ks_2samp(new, reference, alternative=side, method="exact").pvalue)
     else:
         size = reference.size * new.size / (reference.size + new.size)
-        p_value = float(kolmogorov(math.sqrt(size) * statistic))
+        scaled = math.sqrt(size) * statistic
+        p_value = math.exp(-2.0 * scaled**2) if stranger else float(kolmogorov(scaled))
     return Drift(statistic, p_value, shift)
 
 

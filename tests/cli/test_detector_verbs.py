@@ -44,6 +44,16 @@ def test_new_rows_are_flagged_at_a_rate_and_explained(cli, run, tmp_path):
     assert abs(found["anomaly_score"].to_numpy() - scores).max() < 1e-9
 
 
+def test_columns_that_moved_are_named(cli, run, tmp_path):
+    new = write_people(tmp_path / "new.csv", rows=60, seed=5)
+    older = pl.read_csv(new).with_columns(pl.col("age") + 40)
+    older.write_csv(new)
+    ended = cli("score", run, new, "--out", tmp_path / "s.csv", "--reasons", "0")
+    assert "column 'age' has moved (median " in ended.err
+    assert "column 'pay'" not in ended.err
+    assert "no drift" not in ended.out
+
+
 def test_the_training_table_is_ranked_without_itself_and_nothing_is_flagged(
     cli, run, people, tmp_path
 ):

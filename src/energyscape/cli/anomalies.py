@@ -11,12 +11,15 @@ from energyscape.cli.runs import Reading, chunks, rows_of
 if TYPE_CHECKING:
     import numpy as np
 
-    from energyscape.families import AnomalyDetector
+    from energyscape.detection import Drift
+    from energyscape.families import AnomalyDetector, DriftFound
 
-__all__ = ["by_detector", "decisions"]
+__all__ = ["by_detector", "decisions", "say_drift"]
 
 #: Rows in whose scores a shift is told of: with fewer than one in a thousand by chance.
 _DRIFT = 1e-3
+#: Chance that a column is said to have moved in a batch where none has.
+_MOVED = 0.01
 _SHOWN = 5
 
 
@@ -36,20 +39,38 @@ def decisions(
     p_values = detection.conformal_p_values(calibration, scores)
     flagged = detection.benjamini_hochberg(p_values, fdr)
     _say_what_can_be_found(len(calibration), len(scores), fdr, quiet)
-    strange = detection.drift_test(calibration, scores)
     tell(
         f"{int(flagged.sum())} of {len(scores)} rows flagged at a false-discovery rate of {fdr:g}",
         quiet=quiet,
     )
-    if strange.p_value < _DRIFT:
-        known = "; are some of them rows it was fitted on?" if strange.shift < 0.5 else ""
+    return {"p_value": p_values, "flagged": flagged}
+
+
+def say_drift(found: Drift, quiet: bool) -> None:
+    """A note where a batch scores differently from the calibration rows."""
+    if found.p_value < _DRIFT:
         note(
             "as a whole these rows score differently from the calibration rows (two-sample "
-            f"p = {strange.p_value:.1e}; a row exceeds one of them with probability "
-            f"{strange.shift:.2f}){known}",
+            f"p = {found.p_value:.1e}; a row exceeds one of them with probability "
+            f"{found.shift:.2f})",
             quiet=quiet,
         )
-    return {"p_value": p_values, "flagged": flagged}
+
+
+def _say_moved(found: DriftFound, quiet: bool) -> None:
+    """Which columns moved, and whether scores did."""
+    say_drift(found.scores, quiet)
+    moved = found.moved(_MOVED)
+    for column in moved[:_SHOWN]:
+        note(
+            f"column {column.column!r} has moved ({column.change}; distance {column.distance:.2f}, "
+            f"p = {column.p_value:.1e} over all columns)",
+            quiet=quiet,
+        )
+    if len(moved) > _SHOWN:
+        note(f"and {len(moved) - _SHOWN} more columns have moved", quiet=quiet)
+    if not moved and found.scores.p_value >= _DRIFT:
+        tell("no drift seen, in scores or in columns", quiet=quiet)
 
 
 def _say_what_can_be_found(num_calibration: int, num_rows: int, fdr: float, quiet: bool) -> None:
@@ -97,6 +118,7 @@ def by_detector(
         rows = bar.over("anomaly scores", list(chunks(dataset, 4096)))
         scores = np.concatenate([detector.anomaly_score(part) for part in rows])
         columns = decisions(detector.calibration_scores_, scores, fdr, quiet)
+        _say_moved(detector.drift(dataset, scores=scores), quiet)
     order = np.argsort(-scores, kind="stable")
     chosen = order[: min(max(int(columns["flagged"].sum()), 20), most)]
     reasons = [""] * len(scores)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from energyscape.cli.anomalies import by_detector, decisions
+from energyscape.cli.anomalies import by_detector, decisions, say_drift
 from energyscape.cli.console import Bar, note, notes, tell
 from energyscape.cli.failures import BadInput
 from energyscape.cli.options import Data, Device, Overwrite, Quiet, Run, Seed, refuse_existing
@@ -86,10 +86,15 @@ def _by_family(
     estimator: DensityEstimator, reading: Reading, fdr: float, density: bool, bar: Bar, quiet: bool
 ) -> dict[str, Any]:
     """All columns but the rows' numbers and files."""
+    from energyscape.detection import drift_test
+
     columns = _log_density(estimator, reading, bar, quiet) if density else {}
     scores, drivers = _anomaly(estimator, reading, bar)
     columns["anomaly_score"] = scores
-    columns |= decisions(estimator.calibration_["anomaly_scores"], scores, fdr, quiet)
+    known = estimator.calibration_["anomaly_scores"]
+    columns |= decisions(known, scores, fdr, quiet)
+    if len(known):
+        say_drift(drift_test(known, scores), quiet)
     if drivers:
         columns["top_columns"] = drivers
     return columns

@@ -5,6 +5,7 @@ A side room: numpy only, no model and no training. :class:`EmpiricalDetector` is
 anew.
 """
 
+from energyscape.detectors.drift import ColumnShift, column_shifts, holm
 from energyscape.detectors.energies import (
     Surroundings,
     empirical_energies,
@@ -17,6 +18,7 @@ from energyscape.detectors.surprise import TailLaw
 from energyscape.detectors.views import TableRows, View
 
 __all__ = [
+    "ColumnShift",
     "EmpiricalDetector",
     "Expected",
     "Reasons",
@@ -24,7 +26,9 @@ __all__ = [
     "TableRows",
     "TailLaw",
     "View",
+    "column_shifts",
     "empirical_energies",
+    "holm",
     "nearest_distances",
     "surroundings",
 ]

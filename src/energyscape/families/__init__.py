@@ -21,6 +21,7 @@ from energyscape.artifact import ArtifactError, prepare
 from energyscape.families.anomaly import AnomalyDetector
 from energyscape.families.base import DensityEstimator
 from energyscape.families.ddpm import DDPM
+from energyscape.families.drifting import DriftFound, Moved
 from energyscape.families.ebm import EBM
 from energyscape.families.edm import EDM
 from energyscape.families.explaining import Blame, Explanation
@@ -43,7 +44,9 @@ __all__ = [
     "Blame",
     "CheckpointError",
     "DensityEstimator",
+    "DriftFound",
     "Explanation",
+    "Moved",
     "NoLogDensityError",
     "Progress",
     "ScoreModel",

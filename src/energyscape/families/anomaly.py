@@ -37,12 +37,13 @@ from pydantic import Field
 from sklearn.base import OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from energyscape import detection
 from energyscape.artifact import fingerprint
 from energyscape.data import DataError, Dataset, Schema
 from energyscape.detectors import EmpiricalDetector, Reasons, TableRows
 from energyscape.families import settings as s
 from energyscape.families.bar import ProgressCallback, as_steps
+from energyscape.families.deciding import Decides
+from energyscape.families.drifting import DriftFound, measure_drift
 from energyscape.families.explaining import (
     Explanation,
     as_rows,
@@ -60,7 +61,7 @@ __all__ = ["AnomalyDetector"]
 _CROSS_ROWS = 10_000
 
 
-class AnomalyDetector(OutlierMixin, DataIn):
+class AnomalyDetector(OutlierMixin, Decides, DataIn):
     """Finds rows that do not belong, and says how sure it is; no settings to tune.
 
     Parameters
@@ -79,8 +80,8 @@ class AnomalyDetector(OutlierMixin, DataIn):
     Attributes
     ----------
     detector_ : EmpiricalDetector
-    reference_ : TableRows
-        The rows it compares with.
+    reference_, sample_ : TableRows
+        The rows it compares with, and training rows as they came, the same unless trimmed.
     calibration_scores_ : array of shape (c,)
         Sorted.
     training_scores_ : array of shape (n,)
@@ -107,11 +108,6 @@ class AnomalyDetector(OutlierMixin, DataIn):
     # Set by fitting or loading.
     detector_: EmpiricalDetector
     reference_: TableRows
-    calibration_scores_: NDArray[np.float64]
-    training_scores_: NDArray[np.float64]
-    calibrated_by_: str
-    offset_: float
-    notes_: list[str]
     info_: dict[str, Any]
     _reasons: Reasons | None
 
@@ -195,6 +191,7 @@ class AnomalyDetector(OutlierMixin, DataIn):
         learn = learn_across if mode == "cross" else learn_apart
         found = learn(rows, how, as_steps(progress, "learning"))
         self.detector_, self.reference_, self.training_scores_ = found[:3]
+        self.sample_ = found.sample
         self.calibrated_by_, self.calibration_scores_ = mode, np.sort(found.calibration)
         self._reasons = None
         self._decide(settings["false_alarm_rate"])
@@ -209,18 +206,6 @@ class AnomalyDetector(OutlierMixin, DataIn):
             "notes": list(dataset.notes),
             "versions": versions(),
         }
-
-    def _decide(self, rate: float) -> None:
-        """The threshold, and a word where the rate cannot be had."""
-        self.notes_ = []
-        threshold = detection.threshold(self.calibration_scores_, rate)
-        if np.isinf(threshold):
-            threshold = float(self.calibration_scores_[-1])
-            self.notes_ = [
-                f"{len(self.calibration_scores_)} calibration rows cannot give a false-alarm rate of "
-                f"{rate:g}: the lowest is {self.smallest_p_value:.3g}, and predict uses it"
-            ]
-        self.offset_ = -threshold
 
     def _rows(self, data: Any) -> TableRows:
         return as_rows(data, self.schema_)
@@ -240,64 +225,43 @@ class AnomalyDetector(OutlierMixin, DataIn):
         """Minus the anomaly score: larger = more ordinary (no log-density)."""
         return -self.anomaly_score(X)
 
-    def decision_function(self, X: Any) -> NDArray[np.float64]:
-        """Positive for rows that belong, negative for anomalies, at the stated false-alarm rate."""
-        return self.score_samples(X) - self.offset_
-
-    def predict(self, X: Any) -> NDArray[np.int64]:
-        """1 for rows that belong, -1 for anomalies."""
-        return np.where(self.decision_function(X) >= 0, 1, -1)
-
     def knows(self, X: Any) -> bool:
         """Whether these are the rows it was fitted on, whose scores are `training_scores_`."""
         rows = self._rows(self._conform(X))
         return fingerprint(rows.numbers, rows.codes) == self.info_.get("rows_fingerprint")
 
-    # -- decisions -----------------------------------------------------------------------------
+    def drift(self, X: Any, *, scores: NDArray[np.float64] | None = None) -> DriftFound:
+        """Whether these rows as a whole come from another law than those learned from; what moved.
 
-    @property
-    def smallest_p_value(self) -> float:
-        """The smallest p-value that the calibration rows can give."""
-        return detection.smallest_p_value(len(self.calibration_scores_))
+        Anomaly scores are compared with those of the calibration rows by a two-sample test, one-sided
+        where the calibration is ``cross``: there ordinary new rows score a little lower than
+        calibration rows, and only stranger ones are asked for. Columns are compared with `sample_`.
+        Training rows themselves are no new rows: what is found on them means nothing.
 
-    def p_values(self, X: Any) -> NDArray[np.float64]:
-        """Conformal p-values: the chance that an ordinary row scores at least as high."""
-        scores = self.anomaly_score(X)
-        return detection.conformal_p_values(self.calibration_scores_, scores)
+        Parameters
+        ----------
+        X : array, DataFrame or Dataset
+        scores : array of shape (n,), optional
+            Their anomaly scores, where they are known.
 
-    def training_p_values(self) -> NDArray[np.float64]:
-        """P-values of the training rows, each calibrated by the others, shape (n,).
+        Returns
+        -------
+        DriftFound
 
-        Where all rows calibrate (``cross``) they are the ranks of `training_scores_`: look at the
-        smallest, but flag nothing by them, as some rank is always the first.
+        Examples
+        --------
+        >>> import numpy as np
+        >>> X = np.random.default_rng(0).normal(size=(600, 2))
+        >>> detector = AnomalyDetector(random_state=0).fit(X[:300])
+        >>> found = detector.drift(X[300:] + [0.0, 1.0])
+        >>> found.scores.p_value < 0.01, [moved.column for moved in found.moved()]
+        (True, ['x1'])
         """
-        p = detection.conformal_p_values(self.calibration_scores_, self.training_scores_)
-        n = len(self.calibration_scores_)
-        return (np.rint(p * (n + 1)) - 1) / n if self.calibrated_by_ == "cross" else p
-
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """The p-value, and one minus it, shape (n, 2).
-
-        The second column is the share of ordinary rows that are less strange. It is not the probability
-        that a row is an anomaly, which depends on how many there are.
-        """
-        p = self.p_values(X)
-        return np.stack([p, 1.0 - p], axis=1)
-
-    def flag(self, X: Any, fdr: float = 0.1) -> NDArray[np.bool_]:
-        """Rows of a batch to look at, with at most a share `fdr` of false alarms expected among them.
-
-        Raises
-        ------
-        ValueError
-            If `fdr` is not between 0 and 1.
-        """
-        return detection.benjamini_hochberg(self.p_values(X), fdr)
-
-    def threshold(self, false_alarm_rate: float) -> float:
-        """The anomaly score that ordinary rows exceed at most so often; infinite if there is none."""
-        check_is_fitted(self)
-        return detection.threshold(self.calibration_scores_, false_alarm_rate)
+        rows = self._rows(self._conform(X))
+        scores = score_rows(self.detector_, rows) if scores is None else scores
+        stranger = self.calibrated_by_ == "cross"
+        known = self.calibration_scores_
+        return measure_drift(self.schema_, self.sample_, rows, known, scores, stranger=stranger)
 
     # -- reasons -------------------------------------------------------------------------------
 

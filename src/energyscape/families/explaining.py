@@ -6,14 +6,22 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from energyscape.data import Column, Schema, TableCodec, conform, to_polars
 from energyscape.data.values import from_codes, from_numbers, refuse_infinities
 from energyscape.detectors import EmpiricalDetector, Expected, Reasons, TableRows
 from energyscape.detectors.reasons import find_rows
 
-__all__ = ["Blame", "Explanation", "as_rows", "explain_known", "explain_rows"]
+__all__ = [
+    "Blame",
+    "Explanation",
+    "as_rows",
+    "column_names",
+    "explain_known",
+    "explain_rows",
+    "modelled_columns",
+    "shown",
+]
 
 
 class Blame(NamedTuple):
@@ -43,13 +51,13 @@ class Blame(NamedTuple):
         """
         if self.likely:
             rest = len(self.likely) - 3
-            names = [_shown(name) for name in self.likely[:3]] + ["..."] * (rest > 0)
+            names = [shown(name) for name in self.likely[:3]] + ["..."] * (rest > 0)
             wanted = " or ".join(names)
         elif self.low is None:
-            wanted = _shown(self.expected)
+            wanted = shown(self.expected)
         else:
-            wanted = f"{_shown(self.expected)}, {_shown(self.low)} to {_shown(self.high)}"
-        return f"{self.column} {_shown(self.value)} (expected {wanted})"
+            wanted = f"{shown(self.expected)}, {shown(self.low)} to {shown(self.high)}"
+        return f"{self.column} {shown(self.value)} (expected {wanted})"
 
 
 class Explanation(NamedTuple):
@@ -82,10 +90,10 @@ class Explanation(NamedTuple):
         return "; ".join(named) or "no cell alone: few rows are like this one as a whole"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A cell in few letters.
 
-    >>> _shown(None), _shown(1234.5678), _shown(2.0), len(_shown("word " * 20))
+    >>> shown(None), shown(1234.5678), shown(2.0), len(shown("word " * 20))
     ('blank', '1235', '2', 40)
     """
     if value is None:
@@ -200,14 +208,8 @@ class _Words:
 
     def __init__(self, schema: Schema, width: int, plain: bool) -> None:
         self.width, self.plain = width, plain
-        columns = list(schema if plain else schema.modelled)
-        if not plain:
-            named = [column.kind in ("category", "boolean") for column in columns]
-            columns = [c for c, n in zip(columns, named, strict=True) if not n] + [
-                c for c, n in zip(columns, named, strict=True) if n
-            ]
-        self.columns: list[Column] = columns
-        self.names = [column.name for column in columns]
+        self.columns = modelled_columns(schema, plain)
+        self.names = [column.name for column in self.columns]
 
     def cell(self, j: int, value: Any) -> Any:
         """One value as it stands in the table; None for a blank."""
@@ -236,11 +238,14 @@ class _Words:
         return Blame(self.names[j], value, likely[0], None, None, likely, odds)
 
 
+def modelled_columns(schema: Schema, plain: bool) -> list[Column]:
+    """The columns in the order of `TableRows`: numbers, then names; of an array all as they stand."""
+    columns = list(schema if plain else schema.modelled)
+    named = [not plain and column.kind in ("category", "boolean") for column in columns]
+    both = list(zip(columns, named, strict=True))
+    return [c for c, n in both if not n] + [c for c, n in both if n]
+
+
 def column_names(schema: Schema, width: int, plain: bool) -> list[str]:
     """The columns in the order of `TableRows`."""
     return _Words(schema, width, plain).names
-
-
-def table_columns(rows: TableRows) -> list[NDArray[Any]]:
-    """The columns in that order, numbers as float64 and names as codes."""
-    return [*rows.numbers.T, *rows.codes.T]

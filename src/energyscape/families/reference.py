@@ -45,14 +45,24 @@ class Learning(NamedTuple):
             fitted = EmpiricalDetector.fit(rows.take(kept))
         return fitted, kept
 
+    def sample(self, rows: TableRows, kept: NDArray[np.int64]) -> TableRows:
+        """Rows as they came, to see new ones drift from: the reference if it is not trimmed."""
+        if self.trim:
+            kept = np.sort(self.rng.permutation(len(rows))[: self.max_rows])
+        return rows.take(kept)
+
 
 class Learned(NamedTuple):
-    """A detector, its reference rows, scores of all rows and those that calibrate."""
+    """A detector, its reference rows, scores of all rows and those that calibrate.
+
+    ``sample`` are training rows as they came: the reference rows, unless some were trimmed.
+    """
 
     detector: EmpiricalDetector
     reference: TableRows
     scores: NDArray[np.float64]
     calibration: NDArray[np.float64]
+    sample: TableRows
 
 
 def learn_across(rows: TableRows, how: Learning, shown: Shown = None) -> Learned:
@@ -69,7 +79,8 @@ def learn_across(rows: TableRows, how: Learning, shown: Shown = None) -> Learned
         if shown is not None:
             shown(k + 1, folds + 1)
     detector, kept = how.detector(rows)
-    return Learned(detector, rows.take(kept), scores, scores)
+    sample = how.sample(rows, kept)
+    return Learned(detector, rows.take(kept), scores, scores, sample)
 
 
 def learn_apart(rows: TableRows, how: Learning, shown: Shown = None) -> Learned:
@@ -82,7 +93,8 @@ def learn_apart(rows: TableRows, how: Learning, shown: Shown = None) -> Learned:
         raise DataError(f"{n} rows are too few to learn and calibrate; 3 are needed")
     detector, kept = how.detector(rows.take(rest))
     scores = _known_scores(detector, rows, rest[kept], shown)
-    return Learned(detector, rows.take(rest[kept]), scores, scores[held])
+    sample = how.sample(rows, rest[kept])
+    return Learned(detector, rows.take(rest[kept]), scores, scores[held], sample)
 
 
 def _known_scores(

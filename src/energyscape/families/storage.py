@@ -123,6 +123,11 @@ def save_detector(detector: Any, path: Path) -> None:
         "reach": detector.detector_.reach,
         "own": detector.detector_.own,
     }
+    if detector.get_params()["trim"]:
+        reference |= {
+            "sample_numbers": detector.sample_.numbers,
+            "sample_codes": detector.sample_.codes,
+        }
     scores = {
         "anomaly_scores": detector.calibration_scores_,
         "training_scores": detector.training_scores_,
@@ -154,7 +159,10 @@ def load_detector(path: str | os.PathLike[str], kind: type[_Detector]) -> _Detec
     try:
         detector: Any = kind(**config["settings"])
         rows = TableRows(artifact.codec["numbers"], artifact.codec["codes"])
-        detector.reference_ = rows
+        detector.reference_ = detector.sample_ = rows
+        if "sample_numbers" in artifact.codec:
+            sample = artifact.codec["sample_numbers"], artifact.codec["sample_codes"]
+            detector.sample_ = TableRows(*sample)
         detector.detector_ = EmpiricalDetector.restore(
             rows, artifact.codec["reach"], artifact.codec["own"]
         )
