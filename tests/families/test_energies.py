@@ -18,6 +18,7 @@ from energyscape.families import (
     ScoreModel,
     TrainingDiverged,
     energies,
+    log_z,
     settings_of,
 )
 from energyscape.families.energies import Watched
@@ -313,7 +314,7 @@ def impossible(*args, **kwargs):
 @pytest.mark.parametrize("ais, word", [(disagreeing, "do not agree"), (impossible, "200 rungs")])
 def test_an_estimate_that_cannot_be_trusted_is_said(monkeypatch, ais, word):
     """The density stays unnormalised and the record says why."""
-    monkeypatch.setattr(energies, "ais", ais)
+    monkeypatch.setattr(log_z, "ais", ais)
     model = EBM(**QUICK).fit(gaussian(60))
     assert model.log_density(gaussian(5)).kind == "unnormalised"
     assert any(word in note for note in model.info_["notes"])

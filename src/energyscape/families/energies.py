@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from energyscape.families.bar import ProgressCallback, as_steps
 from energyscape.families.base import DensityEstimator
 from energyscape.families.judging import Values
+from energyscape.families.log_z import Verdict, broad_base, normalised
 from energyscape.families.walks import SAMPLERS, settled, settled_given, walker, warmed
-from energyscape.mcmc import MALA, GaussianBase, Kernel, LogZ, ParallelTempering, ais, run_chains
+from energyscape.mcmc import MALA, GaussianBase, Kernel, ParallelTempering, run_chains
 from energyscape.models import ConfinedEnergy, Energy, NetworkEnergy
 from energyscape.objectives import (
     Aux,
@@ -207,8 +208,7 @@ class EnergyEstimator(DensityEstimator):
             # A buffer smaller than what is wanted is taken several times over; the moves part them.
             start = aux["buffer"][_in_rounds(len(aux["buffer"]), count, rng)].to(rows)
             return run_chains(kernel, target, start, moves, rng=rng, keep="last").x
-        base = GaussianBase.fit(rows, jitter=1e-3, widen=1.2)
-        return settled(target, base, kernel, count, moves, rng)
+        return settled(target, broad_base(rows), kernel, count, moves, rng)
 
     def _judge(
         self, kernel: Kernel, kept: Tensor, rows: Tensor, moves: int, rng: torch.Generator
@@ -244,32 +244,15 @@ class EnergyEstimator(DensityEstimator):
         if dim > _NORMALISED_DIMENSIONS:
             self._note(f"log Z was not estimated: {dim} dimensions are too many for its bounds")
             return
-        # In few dimensions a wider base costs little, and finds more of what mass lies far from the
-        # data. Score matching left a quarter of it there on two moons: log Z was 0.20 nats low from a
-        # base of 1.2 deviations, 0.10 from one of 2; from one of 3 the reverse weights had outliers.
-        few = dim <= 4
-        base = GaussianBase.fit(rows, jitter=1e-3, widen=2.0 if few else 1.2)
-        chains = min(2048 if few else 1024 if dim <= 16 else 512, len(samples))
-        target = cast(Energy, self.model_).at(None)
         try:
-            found = ais(
-                target,
-                base,
-                rng=rng,
-                samples=samples,
-                num_chains=chains,
-                ess_drop=0.005 if few else 0.05,
-                steps_per_level=2 if few else 5,
-                max_rungs=200,
-            )
+            verdict = normalised(cast(Energy, self.model_).at(None), rows, samples, rng)
         except ValueError as error:
             self._note(f"log Z could not be estimated: {error}")
             return
-        self._keep_log_z(found)
+        self._keep_log_z(verdict)
 
-    def _keep_log_z(self, found: LogZ) -> None:
-        assert found.upper is not None
-        assert found.gap is not None
+    def _keep_log_z(self, verdict: Verdict) -> None:
+        found = verdict.found
         record = {
             "estimate": found.estimate,
             "stderr": found.stderr,
@@ -278,16 +261,17 @@ class EnergyEstimator(DensityEstimator):
             "gap": found.gap,
             "ess": found.ess,
             "rungs": len(found.betas),
-            "trusted": found.trustworthy,
+            "trusted": verdict.trusted,
         }
-        self.info_["log_z"] = {k: v if math.isfinite(v) else None for k, v in record.items()}
-        if found.trustworthy:
+        self.info_["log_z"] = {
+            k: v if v is not None and math.isfinite(v) else None for k, v in record.items()
+        }
+        if verdict.trusted:
             self.facts_ |= {"log_z": found.estimate, "log_z_stderr": found.stderr}
             return
         self._note(
-            f"log_prob is unnormalised: the bounds on log Z, {found.lower:.2f} and {found.upper:.2f}, "
-            f"do not agree (standard error {found.stderr:.2g}, {found.ess:.0f} effective chains); "
-            "train longer, or take the family edm for densities"
+            f"log_prob is unnormalised: {verdict.reason}; train longer, or take the family edm for "
+            "densities"
         )
 
     def _note(self, text: str) -> None:

@@ -13,7 +13,7 @@ from energyscape.mcmc.langevin import MALA, ULA
 from energyscape.mcmc.metropolis import IntegerWalk, RandomWalk
 from energyscape.mcmc.modes import Modes, find_modes, simulated_annealing
 from energyscape.mcmc.normalising import LogZ, ais
-from energyscape.mcmc.paths import Base, GaussianBase, GeometricPath, Tempered
+from energyscape.mcmc.paths import Base, GaussianBase, GeometricPath, MixtureBase, Tempered
 from energyscape.mcmc.pinned import Pinned
 from energyscape.mcmc.tempering import ParallelTempering
 
@@ -35,6 +35,7 @@ __all__ = [
     "Kernel",
     "LevelInfo",
     "LogZ",
+    "MixtureBase",
     "Modes",
     "ParallelTempering",
     "Pinned",

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from energyscape.mcmc.kernel import rows
 from energyscape.targets import Target
 
-__all__ = ["Base", "GaussianBase", "GeometricPath", "Tempered"]
+__all__ = ["Base", "GaussianBase", "GeometricPath", "MixtureBase", "Tempered"]
 
 
 @runtime_checkable
@@ -197,3 +198,61 @@ class GaussianBase:
         x = x + off @ weight
         x[:, known] = values.flatten(1)[:, known]
         return x.view(values.shape)
+
+
+class MixtureBase:
+    """A mixture of normalised bases, of which a wide one looks where the narrow ones do not.
+
+    Importance weights stay exact with any base; one part of the chains starting far out is what finds
+    mass there (a defensive mixture, Hesterberg 1995).
+
+    Parameters
+    ----------
+    bases : sequence of Base
+        On rows of the same shape.
+    weights : sequence of float
+        Positive, one each; normalised to sum to one.
+
+    Raises
+    ------
+    ValueError
+        For no base, or weights that are not as many positive numbers.
+
+    Examples
+    --------
+    >>> import torch
+    >>> near, wide = (GaussianBase(torch.zeros(1), v * torch.eye(1)) for v in (1.0, 16.0))
+    >>> base = MixtureBase([near, wide], [0.75, 0.25])
+    >>> grid = torch.linspace(-30, 30, 6001)[:, None]
+    >>> bool((base.value(grid).exp().sum() * 0.01 - 1).abs() < 1e-4)
+    True
+    """
+
+    def __init__(self, bases: Sequence[Base], weights: Sequence[float]) -> None:
+        total = sum(weights)
+        if not bases or len(bases) != len(weights) or not all(0 < w < math.inf for w in weights):
+            raise ValueError(
+                f"a mixture takes one positive weight a base, got {len(bases)} bases and {weights}"
+            )
+        self.bases, self.weights = tuple(bases), tuple(w / total for w in weights)
+
+    def _joint(self, values: Sequence[Tensor]) -> Tensor:
+        return torch.stack([v + math.log(w) for v, w in zip(values, self.weights, strict=True)])
+
+    def value(self, x: Tensor) -> Tensor:
+        """Log-density in nats, shape (n,)."""
+        return self._joint([base.value(x) for base in self.bases]).logsumexp(0)
+
+    def value_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-density and its gradient: the parts' scores weighed by their responsibilities."""
+        values, scores = zip(*(base.value_and_score(x) for base in self.bases), strict=True)
+        joint = self._joint(values)
+        share = joint.softmax(0).view(len(joint), -1, *(1,) * (x.ndim - 1))
+        return joint.logsumexp(0), (share * torch.stack(scores)).sum(0)
+
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        """n draws, shape (n, ...), in random order."""
+        parts = torch.stack([base.sample(n, rng) for base in self.bases])
+        weights = torch.tensor(self.weights, dtype=torch.float64, device=parts.device)
+        which = torch.multinomial(weights, n, replacement=True, generator=rng)
+        return parts[which, torch.arange(n, device=parts.device)]
