@@ -40,7 +40,7 @@ from energyscape.data import Dataset
 from energyscape.families import NCSN
 from energyscape.mcmc import annealed_langevin
 from energyscape.metrics import neighbour_ratio, two_sample_accuracy
-from energyscape.report.plots import save_picture_grid
+from energyscape.report import save_picture_grid
 
 SETUPS = ("improved", "classic")
 

@@ -13,7 +13,7 @@ import energyscape
 from energyscape.diffusion import SAMPLERS, LearnedRange
 from energyscape.families import DDPM, EBM, EDM, NCSN
 from energyscape.families.labels import HiddenLabels
-from energyscape.families.settings import SettingError, validate_settings
+from energyscape.families.settings import SettingError, settings_of, validate_settings
 from energyscape.mcmc import Annealed
 from energyscape.models import FunctionDenoiser, per_row
 from energyscape.objectives import DenoisingLoss
@@ -216,6 +216,19 @@ def test_levels_are_a_number_or_a_ladder():
     for bad in ([1.0, 2.0], "0.1,0.5,1", [1.0, 1.0], [2.0, 0.0], [math.inf, 1.0], [3.0]):
         with pytest.raises(SettingError, match="levels must fall from the largest sigma"):
             validate_settings(NCSN, {"levels": bad})
+
+
+def test_a_setting_called_none_is_that_and_no_blank() -> None:
+    assert validate_settings(DDPM, {"clip": "none"}) == {"clip": "none"}
+    assert validate_settings(DDPM, {"patience": "none"}) == {"patience": None}
+
+
+def test_a_family_without_a_constructor_of_its_own_has_the_settings_of_its_parent() -> None:
+    class Own(EDM):
+        pass
+
+    assert validate_settings(Own, {"max_steps": "7"}) == {"max_steps": 7}
+    assert [s.name for s in settings_of(Own)] == [s.name for s in settings_of(EDM)]
     for bad in ("a,b", True, 1):
         with pytest.raises(SettingError, match="levels="):
             validate_settings(NCSN, {"levels": bad})

@@ -20,7 +20,7 @@ import torch
 from energyscape.densities import GaussianMixture
 from energyscape.families import DDPM, EBM, EDM, NCSN, ScoreModel
 from energyscape.models import FunctionEnergy, MixtureOfGaussians
-from energyscape.report import build, chains, ladder, plane
+from energyscape.report import bound, build, chains, evaluations, ladder, levels, plane
 from energyscape.report.page import render
 from energyscape.report.subject import Subject, affordable, columns_of, look_at
 
@@ -105,7 +105,11 @@ def test_each_face_shows_what_it_has(pages: dict[str, str]) -> None:
     assert "Levels of noise" in sections_of(pages["table"])
     assert "principal directions" in pages["table"]
     assert "principal directions" not in pages["plane"]
-    assert "From noise to pictures" in pages["pictures"]
+    for strip in ("Forward: held-out pictures", "Backward, from noise to pictures"):
+        assert strip in pages["pictures"]
+        assert strip not in pages["table"]
+    assert "The bound, term by term" in sections_of(pages["plane"])
+    assert "The bound, term by term" not in sections_of(pages["table"])
     assert {"The landscape", "Levels of noise"} <= set(sections_of(pages["plane"]))
     wanted = {"The landscape", "Energies and chains", "Chains and modes"}
     assert wanted <= set(sections_of(pages["energy"]))
@@ -145,7 +149,7 @@ def test_the_landscape_of_many_columns_is_a_cut_through_the_density(
         seen.update(x=x, y=y, value=value, marks=marks)
         return ""
 
-    monkeypatch.setattr(plane.plots, "landscape", keep)
+    monkeypatch.setattr(plane.clouds, "landscape", keep)
     section = plane.landscape(subject, np.zeros((1, 4)))
     assert section is not None
     assert "a cut through the density" in section.items[0].caption
@@ -284,3 +288,60 @@ def test_the_descent_of_pictures_is_a_strip() -> None:
     down = ladder.descent(look_at(model, seconds=0.1), seconds=0.1)
     assert down is not None
     assert "Five chains" in down.items[0].caption
+
+
+def test_the_strips_run_from_the_picture_to_noise_and_back() -> None:
+    """The forward strip begins with the pictures themselves and ends in noise of unit variance, for
+    which grey levels at both ends are likeliest; the backward one has states above expectations."""
+    pictures = np.random.default_rng(0).integers(0, 17, (60, 8, 8), dtype=np.uint8)
+    subject = look_at(DDPM(**SMALL).fit(pictures), seconds=0.1)
+    shown: list[np.ndarray] = []
+
+    def keep(pictures: np.ndarray, columns: int, alt: str, **_: Any) -> str:
+        shown.append(pictures.reshape(-1, columns, *pictures.shape[1:]))
+        return ""
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(levels.sheets, "picture_html", keep)
+        assert levels.levels(subject) is not None
+    forward, _, backward = shown
+    truth = subject.data[:3].astype(float) * (255 / subject.estimator.codec_.levels)
+    assert forward.shape[:2] == (3, 10)
+    assert np.abs(forward[:, 0].reshape(truth.shape) - truth).max() < 20
+    assert np.isin(forward[:, -1], (0, 255)).mean() > 0.25
+    assert backward.shape[:2] == (6, 10)
+
+
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", "learned"])
+def test_the_bound_of_a_run_adds_up(variance: str) -> None:
+    """The parts sum to what `bound` says, at 5 standard errors over rows; a linear model of each
+    coordinate beats a network of six steps."""
+    points = np.random.default_rng(0).normal([5.0, 0.0], [3.0, 1.0], size=(400, 2))
+    loss = "hybrid" if variance == "learned" else "simple"
+    model = DDPM(**SMALL, variance=variance, loss=loss, num_steps=50).fit(points)
+    terms = model.bound_terms(points[:100], most_steps=20, random_state=1)
+    assert terms.per_step.shape == (100, len(terms.steps)) == terms.reference.shape
+    gap = terms.value + model.bound(points[:100], random_state=1).value
+    assert abs(gap.mean()) < 5 * gap.std() / 10
+    if variance != "learned":  # which is wider, and right to be after six steps
+        assert terms.reference.mean() < terms.per_step.mean()
+    section = bound.bound(look_at(model, seconds=0.1), most_steps=10)
+    assert section is not None
+    total, parts = section.tables[0].rows[-1], section.tables[0].rows[:-1]
+    assert float(total[1]) == pytest.approx(sum(float(row[1]) for row in parts), rel=1e-2)
+
+
+def test_more_evaluations_come_closer_to_the_data() -> None:
+    """With the exact denoiser of the data's law, samplers reach the floor of held-out rows."""
+    points = np.random.default_rng(0).normal(size=(3000, 2)) * [1.0, 3.0]
+    model = EDM(**SMALL).fit(points)
+    law = GaussianMixture.isotropic(torch.zeros(1, 2), 1.0)
+    model.model_ = MixtureOfGaussians(law)
+    subject = look_at(model, seconds=0.1)
+    section = evaluations.evaluations(subject, seconds=0.1)
+    assert section is not None
+    heun = next(row for row in section.tables[0].rows if row[0] == "heun")
+    assert float(heun[4]) < float(heun[1])
+    assert float(heun[4]) < 0.25
+    few = EDM(**SMALL).fit(points[:200])
+    assert evaluations.evaluations(look_at(few, seconds=0.1)) is None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from energyscape.report import picture_grid, plots, save_picture_grid
+from energyscape.report import canvas, clouds, picture_grid, plots, save_picture_grid
 
 
 @pytest.mark.parametrize("shape", [(5, 4, 6), (5, 4, 6, 1), (5, 4, 6, 3), (5, 4, 6, 4)])
@@ -69,8 +69,8 @@ def figures() -> dict[str, str]:
         "marginals": plots.marginals(columns, columns, alt),
         "correlations": plots.correlations(matrix, matrix, ["a", "b", "c"], alt),
         "quantiles": plots.quantiles(rng.random(50), alt),
-        "scatters": plots.scatters([("Data", rng.normal(size=(50, 2)))] * 5, alt),
-        "landscape": plots.landscape(grid, grid, -np.add.outer(grid**2, grid**2), ["x", "y"], alt),
+        "scatters": clouds.scatters([("Data", rng.normal(size=(50, 2)))] * 5, alt),
+        "landscape": clouds.landscape(grid, grid, -np.add.outer(grid**2, grid**2), ["x", "y"], alt),
     }
 
 
@@ -79,7 +79,7 @@ def test_figures_are_inline_named_and_take_the_ink_of_the_page() -> None:
         assert re.fullmatch(r"<svg.*</svg>\s*", text, flags=re.DOTALL), name
         assert 'aria-label="a figure with &quot;quotes&quot; &amp; &lt;marks&gt;"' in text, name
         assert "currentColor" in text, name
-        assert plots._INK not in text, name
+        assert canvas.INK not in text, name
         addresses = {a for a in re.findall(r"https?://[^\"'\s<]+", text) if "w3.org" not in a}
         assert not addresses, name
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from energyscape.diffusion.bound import Bound, Decoder, path_log_ratio, variational_bound
+from energyscape.diffusion.bound import (
+    Bound,
+    BoundByStep,
+    Decoder,
+    bound_by_step,
+    path_log_ratio,
+    variational_bound,
+)
 from energyscape.diffusion.chain import Chain, Reverse, TerminalSignalWarning, Variance
 from energyscape.diffusion.conditioning import Conditioned, blurred_start, twisted_sample
 from energyscape.diffusion.guidance import Guided
@@ -31,6 +38,7 @@ __all__ = [
     "SAMPLERS",
     "Ancestral",
     "Bound",
+    "BoundByStep",
     "BoundLoss",
     "Chain",
     "ChainLossOutput",
@@ -57,6 +65,7 @@ __all__ = [
     "UniPC",
     "Variance",
     "blurred_start",
+    "bound_by_step",
     "clip_denoised",
     "initial_noise",
     "ladder",

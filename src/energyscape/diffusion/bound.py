@@ -25,7 +25,9 @@ from energyscape.diffusion.chain import Chain, Reverse, Variance
 
 __all__ = [
     "Bound",
+    "BoundByStep",
     "Decoder",
+    "bound_by_step",
     "discretised_log_prob",
     "gaussian_kl",
     "gaussian_log_prob",
@@ -234,6 +236,81 @@ def variational_bound(
     terminal = terminal_kl(chain, x0)
     value = terminal + transitions + decoded.mean(1)
     return Bound(value, error2.sqrt(), terminal, transitions, decoded.mean(1), per_step)
+
+
+class BoundByStep(NamedTuple):
+    """Terms of the bound at some steps of a chain, in nats; shapes (batch,) and (batch, S).
+
+    `steps` are indices, increasing, each drawn from `counts` neighbours which it stands for.
+    """
+
+    steps: Tensor
+    counts: Tensor
+    per_step: Tensor
+    terminal: Tensor
+    decoder: Tensor
+
+    @property
+    def transitions(self) -> Tensor:
+        """An unbiased estimate of L_1 + .. + L_{N-1}, shape (batch,)."""
+        return (self.per_step * self.counts).sum(1)
+
+
+@torch.no_grad()
+def bound_by_step(
+    chain: Chain,
+    model: nn.Module,
+    x0: Tensor,
+    rng: torch.Generator,
+    *,
+    most: int = 120,
+    label: Tensor | None = None,
+    variance: Variance | None = None,
+) -> BoundByStep:
+    """The terms of the bound along the chain, where evaluating every step takes too long.
+
+    The steps are cut into at most `most` runs of neighbours, even in the logarithm of the index, and
+    one is drawn from each: terms change fast near the data and slowly far from them.
+
+    Parameters
+    ----------
+    chain, model, x0, rng, label, variance
+        As for `variational_bound`, with its Gaussian decoder.
+    most : int
+        The most steps to evaluate.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from energyscape.models import FunctionDenoiser
+    >>> normal = FunctionDenoiser(lambda x, sigma: x / (1 + sigma**2))
+    >>> x0 = torch.zeros(3, 1, dtype=torch.float64)
+    >>> by_step = bound_by_step(Chain.linear(), normal, x0, torch.Generator().manual_seed(0), most=50)
+    >>> len(by_step.steps) <= 50, int(by_step.counts.sum())
+    (True, 999)
+    """
+    if most < 1:
+        raise ValueError(f"most must be at least 1, got {most}")
+    x0 = x0.to(torch.float64)
+    n = chain.num_steps
+    edges = (
+        torch.linspace(0, math.log(n), most + 1, dtype=torch.float64).exp().round().long().unique()
+    )
+    if n - 1 <= most:
+        edges = torch.arange(1, n + 1)
+    counts = edges.diff()
+    u = torch.rand(len(counts), generator=rng, dtype=torch.float64, device=x0.device).cpu()
+    steps = edges[:-1] + (u * counts).long()
+    settings = {"label": label, "variance": variance}
+
+    def draw() -> Tensor:
+        return torch.randn(x0.shape, generator=rng, dtype=torch.float64, device=x0.device)
+
+    terms = [transition_kl(chain, model, x0, i, draw(), **settings) for i in steps.tolist()]  # type: ignore[arg-type]
+    per_step = torch.stack(terms, 1) if terms else x0.new_zeros(len(x0), 0)
+    reverse = chain.reverse(model, chain.noise(x0, 0, draw()), 0, **settings)  # type: ignore[arg-type]
+    decoder = -gaussian_log_prob(x0, reverse)
+    return BoundByStep(steps, counts.to(x0.device), per_step, terminal_kl(chain, x0), decoder)
 
 
 @torch.no_grad()

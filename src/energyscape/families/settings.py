@@ -119,9 +119,14 @@ class Setting(NamedTuple):
     bounds: str
 
 
+def _constructor(cls: type) -> Any:
+    """The ``__init__`` that a class has or inherits."""
+    return next(vars(c)["__init__"] for c in cls.__mro__ if "__init__" in vars(c))
+
+
 @cache
 def _model(cls: type) -> type[BaseModel]:
-    hints = get_type_hints(vars(cls)["__init__"], include_extras=True)
+    hints = get_type_hints(_constructor(cls), include_extras=True)
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(cls).parameters.items():
         fields[name] = (hints[name], parameter.default)
@@ -151,7 +156,7 @@ def settings_of(cls: type) -> list[Setting]:
     >>> settings_of(EDM)[0].name
     'max_steps'
     """
-    hints = get_type_hints(vars(cls)["__init__"])
+    hints = get_type_hints(_constructor(cls))
     symbols = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
     rows = []
     for name, field in _model(cls).model_fields.items():
@@ -190,7 +195,7 @@ def validate_settings(cls: type, settings: Mapping[str, Any]) -> dict[str, Any]:
             known = ", ".join(model.model_fields)
             raise SettingError(f"{cls.__name__} has no setting {name!r}{hint} (known: {known})")
         if isinstance(value, str) and value.strip().lower() in ("none", "null", ""):
-            value = None
+            value = value if value in get_args(model.model_fields[name].annotation) else None
         values[name] = value.item() if isinstance(value, np.generic) else value
     try:
         checked = model(**values)

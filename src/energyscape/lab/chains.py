@@ -25,7 +25,7 @@ from energyscape.mcmc import (
     largest_pairwise_distance,
     run_chains,
 )
-from energyscape.report import plots
+from energyscape.report import clouds, plots
 from energyscape.report.sections import Item, Table, number
 from energyscape.targets import Target
 
@@ -147,7 +147,7 @@ def _table(truth: Tensor, found: dict[str, Tensor]) -> Table:
 def _clouds(exact: Tensor, plain: Tensor, annealed: Tensor) -> Item:
     panels = [("Data", exact), ("Langevin", plain), ("annealed Langevin", annealed)]
     alt = "Where exact draws, Langevin chains and annealed Langevin chains end in the plane"
-    markup = plots.scatters([(name, x[:1500].numpy()) for name, x in panels], alt)
+    markup = clouds.scatters([(name, x[:1500].numpy()) for name, x in panels], alt)
     return Item(markup, "As many points each: it is their shares at the modes that differ.")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from energyscape.report import plots
+from energyscape.report import canvas
 
 __all__ = ["grid", "maps"]
 
@@ -29,7 +29,7 @@ def maps(
     points: np.ndarray | None = None,
 ) -> str:
     """Colour maps (title, values [len(y), len(x)], unit) side by side, with a few points on top."""
-    fig, axes = plots.figure(1, len(panels), width=4.3 * len(panels), height=3.5)
+    fig, axes = canvas.figure(1, len(panels), width=4.3 * len(panels), height=3.5)
     for ax, (title, values, unit) in zip(axes, panels, strict=True):
         ink = ax.xaxis.label.get_color()
         mesh = ax.pcolormesh(x, y, values, cmap="viridis", shading="gouraud", rasterized=True)
@@ -42,4 +42,4 @@ def maps(
         bar.ax.tick_params(colors=ink, labelsize=7)
         bar.set_label(unit, color=ink, fontsize=8)
         bar.ax.spines["outline"].set_visible(False)
-    return plots.svg(fig, alt)
+    return canvas.svg(fig, alt)

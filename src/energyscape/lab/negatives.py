@@ -17,7 +17,7 @@ from energyscape.mcmc import ULA, run_chains
 from energyscape.models import ConfinedEnergy, Energy, NetworkEnergy
 from energyscape.nn import MLP
 from energyscape.objectives import Aux, Contrastive, LossOutput, Objective
-from energyscape.report import plots
+from energyscape.report import clouds, plots
 from energyscape.report.sections import Item, number
 from energyscape.report.sections import Table as PageTable
 from energyscape.targets import Target
@@ -114,7 +114,7 @@ def collapse(
     x_ticks, y_ticks, _ = grid(low, high)
     for name, run in found.items():
         alt = f"Log-density over the plane learned {name}"
-        markup = plots.landscape(x_ticks, y_ticks, run.log_density, ("first", "second"), alt)
+        markup = clouds.landscape(x_ticks, y_ticks, run.log_density, ("first", "second"), alt)
         figures.append(Item(markup, f"Learned {name}, normalised over the picture."))
     return Lesson(
         "No negatives, no density",

@@ -23,7 +23,7 @@ from energyscape.objectives import (
     Perturbed,
     SlicedScoreMatching,
 )
-from energyscape.report import plots
+from energyscape.report import clouds, plots
 from energyscape.report.sections import Item, Table, number
 from energyscape.schedules import Geometric
 
@@ -293,4 +293,4 @@ def _samples(held: np.ndarray, drawn: dict[str, Tensor], sigmas: Sequence[float]
     panels += [(f"sigma {k}", drawn[k].numpy()) for k in dict.fromkeys(chosen)]
     panels.append(("ladder", drawn["ladder"].numpy()))
     alt = "Data, and samples of the smallest level, of the largest level and of the ladder"
-    return Item(plots.scatters(panels, alt), "Samples at one level follow the blurred density.")
+    return Item(clouds.scatters(panels, alt), "Samples at one level follow the blurred density.")

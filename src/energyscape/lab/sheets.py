@@ -18,7 +18,7 @@ from energyscape.metrics import energy_distance, neighbour_ratio, two_sample_acc
 from energyscape.models import EDMPreconditioning, PreconditionedDenoiser
 from energyscape.nn import ResidualMLP
 from energyscape.objectives import DenoisingLoss, edm_weight
-from energyscape.report import plots
+from energyscape.report import clouds, plots, sheets
 from energyscape.report.sections import Item, Table
 from energyscape.schedules import Geometric, Ladder
 
@@ -171,7 +171,7 @@ def _figures(points: Points, test: Tensor, drawn: dict[str, Tensor]) -> list[Ite
     panels = [("Data", ((test - test.mean(0)) @ directions).numpy())]
     panels += [(n, ((x - test.mean(0)) @ directions).numpy()) for n, x in drawn.items()]
     alt = "Data, samples of one level and samples of the ladder along two principal directions"
-    return [Item(plots.scatters(panels, alt), "Along two principal directions of the data.")]
+    return [Item(clouds.scatters(panels, alt), "Along two principal directions of the data.")]
 
 
 def _sheet(points: Points, x: Tensor, caption: str) -> Item:
@@ -180,4 +180,4 @@ def _sheet(points: Points, x: Tensor, caption: str) -> Item:
     top = 255 if pictures.max() > 16 else max(float(pictures.max()), 1.0)
     shown = np.clip(np.round(pictures * (255 / top)), 0, 255).astype(np.uint8)
     columns = min(12, max(1, math.ceil(len(shown) / 2)))
-    return Item(plots.picture_html(shown, columns, caption, cell=40), caption)
+    return Item(sheets.picture_html(shown, columns, caption, cell=40), caption)

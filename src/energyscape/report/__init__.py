@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from energyscape.report.page import build
-    from energyscape.report.plots import picture_grid, save_picture_grid
+    from energyscape.report.sheets import picture_grid, save_picture_grid
 
-_HOME = {"build": "page", "picture_grid": "plots", "save_picture_grid": "plots"}
+_HOME = {"build": "page", "picture_grid": "sheets", "save_picture_grid": "sheets"}
 
 __all__ = ["build", "picture_grid", "save_picture_grid"]
 

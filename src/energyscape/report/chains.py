@@ -18,7 +18,7 @@ from torch import Tensor
 from energyscape.families.walks import walker
 from energyscape.mcmc import Modes, find_modes, run_chains
 from energyscape.models import Energy
-from energyscape.report import plots
+from energyscape.report import plots, sheets
 from energyscape.report.sections import Item, Section, Table, cells, number, stretched
 from energyscape.report.subject import Subject, affordable
 from energyscape.targets import Target
@@ -98,7 +98,7 @@ def chains(subject: Subject, found: Found | None, *, seconds: float = 4.0) -> Se
         if subject.pictures:
             shown = stretched(subject, est.codec_.decode(found.points[:20]))  # type: ignore[index]
             alt = "Pictures at the modes of the energy"
-            items.append(Item(plots.picture_html(shown, 10, alt), "Modes, the highest first."))
+            items.append(Item(sheets.picture_html(shown, 10, alt), "Modes, the highest first."))
         else:
             tables.append(_table(subject, found, found.modes))
     return Section("Chains and modes", " ".join(said), items, tables)

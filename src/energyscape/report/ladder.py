@@ -15,7 +15,7 @@ from torch import Tensor
 
 from energyscape.models import Denoiser, ScoreField
 from energyscape.objectives import level_losses
-from energyscape.report import plots
+from energyscape.report import clouds, sheets
 from energyscape.report.plane import plane_of
 from energyscape.report.sections import Item, Section, Table, number, stretched
 from energyscape.report.subject import Subject, affordable
@@ -56,7 +56,7 @@ def score_fields(subject: Subject) -> Section | None:
         "Arrows point uphill in log-density; their lengths are compressed. Dots are held-out rows"
         + (", blurred to the level." if levels != [None] else ".")
     )
-    return Section("Score fields", "", [Item(plots.fields(x, y, panels, names, alt), caption)], [])
+    return Section("Score fields", "", [Item(clouds.fields(x, y, panels, names, alt), caption)], [])
 
 
 def descent(subject: Subject, *, seed: int = 0, seconds: float = 4.0) -> Section | None:
@@ -95,7 +95,7 @@ def _picture_strip(subject: Subject, ladder: list[float], states: list[Tensor]) 
     named = ", ".join(f"{ladder[i]:.2g}" for i in chosen)
     alt = "Five chains of pictures as they stand at the end of each level"
     caption = f"Five chains at the end of levels {named}; the last before noise is taken away."
-    return Item(plots.picture_html(pictures, len(chosen), alt), caption)
+    return Item(sheets.picture_html(pictures, len(chosen), alt), caption)
 
 
 def _clouds(subject: Subject, ladder: list[float], states: list[Tensor]) -> Item | None:
@@ -108,7 +108,7 @@ def _clouds(subject: Subject, ladder: list[float], states: list[Tensor]) -> Item
     ]
     panels.append(("Data", chart.coordinates(subject.data_x)))
     alt = "Chains at the end of several levels, the largest first, and held-out rows"
-    markup = plots.scatters(panels, alt, names=chart.names, shared=False)
+    markup = clouds.scatters(panels, alt, names=chart.names, shared=False)
     return Item(markup, "Chains as each level leaves them; limits follow the cloud.")
 
 

@@ -10,7 +10,18 @@ import jinja2
 
 import energyscape
 from energyscape.families import AnomalyDetector, load
-from energyscape.report import chains, detector, faces, ladder, plane, quality, sections
+from energyscape.report import (
+    bound,
+    chains,
+    detector,
+    evaluations,
+    faces,
+    ladder,
+    levels,
+    plane,
+    quality,
+    sections,
+)
 from energyscape.report.sections import number
 from energyscape.report.subject import Subject, look_at
 
@@ -73,7 +84,9 @@ def render(estimator: Any, name: str, *, seed: int = 0) -> str:
         plane.landscape(subject, None if modes is None else modes.points),
         ladder.score_fields(subject),
         sections.training(subject),
-        faces.levels(subject),
+        levels.levels(subject),
+        bound.bound(subject),
+        evaluations.evaluations(subject),
         ladder.descent(subject),
         faces.energies(subject),
         chains.chains(subject, modes),

@@ -19,7 +19,7 @@ from scipy.special import logsumexp
 from torch import Tensor
 
 from energyscape.models import Denoiser, Energy, ScoreField
-from energyscape.report import plots
+from energyscape.report import clouds
 from energyscape.report.sections import Item, Section
 from energyscape.report.subject import Subject, affordable
 
@@ -182,5 +182,5 @@ def landscape(
     if modes is not None and not chart.where:
         marks = chart.coordinates(modes)
         caption += " Crosses are the modes found."
-    markup = plots.landscape(x, y, value, chart.names, alt, marks=marks)
+    markup = clouds.landscape(x, y, value, chart.names, alt, marks=marks)
     return Section("The landscape", "", [Item(markup, caption)], [])

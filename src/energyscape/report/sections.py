@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from energyscape.report import plots
+from energyscape.report import clouds, plots, sheets
 from energyscape.report.subject import Subject, affordable, columns_of, take
 
 __all__ = [
@@ -210,7 +210,7 @@ def samples(subject: Subject) -> Section:
             for title, rows in (("Data", data), ("Samples", drawn))
         ]
         alt = "Scatter of the two columns, data and samples"
-        items.insert(0, Item(plots.scatters(pair, alt, names=names), "Both columns together."))
+        items.insert(0, Item(clouds.scatters(pair, alt, names=names), "Both columns together."))
     elif len(names) > 2 and a.shape[1] <= 400:
         items.append(_pairs_of_columns(subject, a, b))
     text = f"{len(a)} held-out rows beside {len(b)} samples."
@@ -263,8 +263,8 @@ def _picture_samples(subject: Subject) -> Section:
     count = max(count // 10 * 10, min(count, 10))
     data, drawn = stretched(subject, subject.data), stretched(subject, subject.samples)
     items = [
-        Item(plots.picture_html(drawn[:count], 10, f"{count} samples"), "Samples, not chosen."),
-        Item(plots.picture_html(data[:count], 10, f"{count} held-out pictures"), "Held-out data."),
+        Item(sheets.picture_html(drawn[:count], 10, f"{count} samples"), "Samples, not chosen."),
+        Item(sheets.picture_html(data[:count], 10, f"{count} held-out pictures"), "Held-out data."),
     ]
     near = min(10, count)
     a, b = subject.data_x.reshape(len(subject.data_x), -1), subject.samples_x
@@ -273,7 +273,7 @@ def _picture_samples(subject: Subject) -> Section:
     pairs = np.concatenate([drawn[:near], data[closest]])
     items.append(
         Item(
-            plots.picture_html(pairs, near, "Samples above their nearest held-out pictures"),
+            sheets.picture_html(pairs, near, "Samples above their nearest held-out pictures"),
             "Above, samples; below, the held-out picture nearest to each.",
         )
     )
@@ -336,7 +336,7 @@ def rows(subject: Subject, *, seconds: float = 3.0) -> Section:
         pictures = stretched(subject, some)
         most, least = order[:20], order[::-1][:20]
         items = [
-            Item(plots.picture_html(pictures[i], 10, f"The {what} pictures"), caption)
+            Item(sheets.picture_html(pictures[i], 10, f"The {what} pictures"), caption)
             for i, what, caption in (
                 (most, "most anomalous", "Most anomalous, the strangest first."),
                 (least, "most typical", "Most typical."),
