@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from energyscape.cli.console import Bar, note, tell
-from energyscape.cli.runs import Reading, chunks, rows_of
+from energyscape.cli.runs import chunks, rows_of
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from energyscape.data import Dataset
     from energyscape.detection import Drift
     from energyscape.families import AnomalyDetector, DriftFound
 
-__all__ = ["by_detector", "decisions", "say_drift"]
+__all__ = ["Batch", "by_detector", "decisions", "judged", "say_drift"]
 
 #: Rows in whose scores a shift is told of: with fewer than one in a thousand by chance.
 _DRIFT = 1e-3
@@ -91,19 +92,52 @@ def _say_what_can_be_found(num_calibration: int, num_rows: int, fdr: float, quie
         note(f"{said}: only {needed} or more at once can be flagged", quiet=quiet)
 
 
+class Batch(NamedTuple):
+    """Rows that a detector has scored, wherever they are.
+
+    ``known``: they are the rows it was fitted on. ``drift`` measures it; ``pick`` gives some rows, by
+    their ascending numbers.
+    """
+
+    scores: np.ndarray
+    known: bool
+    drift: Callable[[], DriftFound]
+    pick: Callable[[np.ndarray], Any]
+
+
 def by_detector(
-    detector: AnomalyDetector, reading: Reading, fdr: float, most: int, bar: Bar, quiet: bool
+    detector: AnomalyDetector, dataset: Dataset, fdr: float, most: int, bar: Bar, quiet: bool
 ) -> dict[str, Any]:
-    """Columns anomaly_score, p_value, flagged and reasons.
+    """Columns anomaly_score, p_value, flagged and reasons, of a table in memory."""
+    import numpy as np
+
+    known = detector.knows(dataset)
+    if known:
+        scores = detector.training_scores_
+    else:
+        parts = bar.over("anomaly scores", list(chunks(dataset, 4096)))
+        scores = np.concatenate([detector.anomaly_score(part) for part in parts])
+    batch = Batch(
+        scores,
+        known,
+        lambda: detector.drift(dataset, scores=scores),
+        lambda rows: rows_of(dataset, rows),
+    )
+    return {"anomaly_score": scores, **judged(detector, batch, fdr, most, bar, quiet)}
+
+
+def judged(
+    detector: AnomalyDetector, batch: Batch, fdr: float, most: int, bar: Bar, quiet: bool
+) -> dict[str, Any]:
+    """Columns p_value, flagged and reasons.
 
     Reasons are given for flagged rows and the strangest twenty, at most ``most``. The rows that the
     detector was fitted on keep the scores they had when it did not know them.
     """
     import numpy as np
 
-    dataset, known = reading.dataset, detector.knows(reading.dataset)
-    if known:
-        scores = detector.training_scores_
+    scores = batch.scores
+    if batch.known:
         columns = {
             "p_value": detector.training_p_values(),
             "flagged": np.zeros(len(scores), dtype=bool),
@@ -115,18 +149,16 @@ def by_detector(
             quiet=quiet,
         )
     else:
-        rows = bar.over("anomaly scores", list(chunks(dataset, 4096)))
-        scores = np.concatenate([detector.anomaly_score(part) for part in rows])
         columns = decisions(detector.calibration_scores_, scores, fdr, quiet)
-        _say_moved(detector.drift(dataset, scores=scores), quiet)
+        _say_moved(batch.drift(), quiet)
     order = np.argsort(-scores, kind="stable")
     chosen = order[: min(max(int(columns["flagged"].sum()), 20), most)]
     reasons = [""] * len(scores)
-    explain = partial(detector.explain, trained_on=known)
-    parts = [chosen[start : start + 64] for start in range(0, len(chosen), 64)]
-    for part in bar.over("reasons", parts):
-        for row, found in zip(part, explain(rows_of(dataset, part)), strict=True):
+    ascending = np.sort(chosen)
+    for part in bar.over("reasons", [ascending[i : i + 64] for i in range(0, len(chosen), 64)]):
+        why = detector.explain(batch.pick(part), trained_on=batch.known)
+        for row, found in zip(part, why, strict=True):
             reasons[row] = found.describe()
     for row in chosen[:_SHOWN]:
         tell(f"  row {row + 1}, p {columns['p_value'][row]:.2g}: {reasons[row]}", quiet=quiet)
-    return {"anomaly_score": scores, **columns, "reasons": reasons}
+    return {**columns, "reasons": reasons}

@@ -109,6 +109,19 @@ class Bar:
                 facts = f"{speed:.3g}/s, {_clock((total - done) / max(speed, 1e-9))} left"
                 self._show(phase, done, total, facts)
 
+    def through(self, phase: str, pieces: Iterable[Any]) -> Iterator[Any]:
+        """Go through pieces of a file that say where they start and stop, and the file's size."""
+        began, first = time.monotonic(), None
+        for piece in pieces:
+            first = piece.start if first is None else first
+            yield piece
+            done = piece.stop - first
+            speed = done / max(time.monotonic() - began, 1e-9)
+            if not self.quiet:
+                facts = f"{100 * piece.stop / piece.size:.0f} %, "
+                facts += f"{_clock((piece.size - piece.stop) / max(speed, 1e-9))} left"
+                self._show(phase, piece.stop, piece.size, facts)
+
     def _show(self, phase: str, step: int, total: int, facts: str) -> None:
         now = time.monotonic()
         if not sys.stderr.isatty():

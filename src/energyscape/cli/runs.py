@@ -28,6 +28,8 @@ __all__ = [
     "open_run",
     "read_for",
     "rows_of",
+    "unseen_in",
+    "unseen_lines",
 ]
 
 
@@ -88,7 +90,7 @@ def read_for(estimator: DensityEstimator | AnomalyDetector, source: str) -> Read
     Columns may come in any order; categories and blanks the model never saw are named in the
     notes, rows with them are kept. Pictures of another size or mode are converted, and that is said.
     """
-    from energyscape.data import TableCodec, load
+    from energyscape.data import load
     from energyscape.families import AnomalyDetector
 
     wanted = estimator.data_kind_
@@ -102,11 +104,30 @@ def read_for(estimator: DensityEstimator | AnomalyDetector, source: str) -> Read
         )
     if wanted == "pictures":
         return Reading(dataset, [], list(dataset.notes))
+    unseen = unseen_in(estimator, dataset)
+    return Reading(dataset, [], [*dataset.notes, *unseen_lines(estimator, unseen)])
+
+
+def unseen_in(
+    estimator: DensityEstimator | AnomalyDetector, dataset: Dataset
+) -> dict[str, list[Any]]:
+    """Values of each column that the training table did not have; None is a blank."""
+    from energyscape.data import TableCodec
+    from energyscape.families import AnomalyDetector
+
     detector = isinstance(estimator, AnomalyDetector)
     codec = TableCodec(estimator.schema_) if detector else estimator.codec_
     assert isinstance(codec, TableCodec)
-    unseen = codec.unseen(_for_codec(estimator, dataset))
-    return Reading(dataset, [], [*dataset.notes, *_unseen(unseen, counted=detector)])
+    return codec.unseen(_for_codec(estimator, dataset))
+
+
+def unseen_lines(
+    estimator: DensityEstimator | AnomalyDetector, found: Mapping[str, Sequence[Any]]
+) -> Iterable[str]:
+    """What is said of them."""
+    from energyscape.families import AnomalyDetector
+
+    return _unseen(found, counted=isinstance(estimator, AnomalyDetector))
 
 
 def rows_of(dataset: Dataset, rows: Any) -> Dataset:

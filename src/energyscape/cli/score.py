@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,14 +11,16 @@ import typer
 
 from energyscape.cli.anomalies import by_detector, decisions, say_drift
 from energyscape.cli.console import Bar, note, notes, tell
-from energyscape.cli.failures import BadInput
+from energyscape.cli.failures import BadInput, State
 from energyscape.cli.options import Data, Device, Overwrite, Quiet, Run, Seed, refuse_existing
+from energyscape.cli.parts import Parts, score_in_parts
 from energyscape.cli.runs import UNNORMALISED, Reading, chunks, open_any, read_for
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from energyscape.families import DensityEstimator
+    from energyscape.data import Dataset
+    from energyscape.families import AnomalyDetector, DensityEstimator
 
 __all__ = ["EXAMPLE", "run"]
 
@@ -24,11 +28,15 @@ EXAMPLE = "Example: energyscape score runs/penguins new.csv --out scores.csv --f
 
 
 def run(
+    ctx: typer.Context,
     folder: Run,
     data: Data,
     out: Annotated[
         Path, typer.Option("--out", metavar="FILE", help="Table to write.", show_default=False)
     ],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a large file that was stopped.")
+    ] = False,
     fdr: Annotated[
         float,
         typer.Option("--fdr", metavar="Q", help="Largest share of false alarms among flagged."),
@@ -58,16 +66,32 @@ def run(
     function of the row alone, so --seed changes nothing here.
     Of an anomaly detector: anomaly_score, p_value, flagged, and reasons for the flagged and the
     strangest rows: which cells do not go with the rest, and what was expected there.
+    Parquet and CSV files of more than 64 MB are scored in pieces; stopped, --resume goes on.
     """
     if not 0.0 < fdr < 1.0:
         raise BadInput(f"--fdr {fdr}: the rate must lie strictly between 0 and 1")
     refuse_existing(out, overwrite=overwrite)
+    from energyscape.data import is_large
     from energyscape.data.tables import TABLE_SUFFIXES, write_table
     from energyscape.families import AnomalyDetector
 
     if out.suffix.lower() not in TABLE_SUFFIXES:
         raise BadInput(f"{out}: scores are written as {', '.join(TABLE_SUFFIXES)}")
     estimator = open_any(folder, device)
+    if estimator.data_kind_ == "table" and is_large(Path(data)):
+        belongs = _identity(folder, Path(data), density)
+        parts = Parts(out, belongs, resume=resume, overwrite=overwrite)
+        state: State = ctx.ensure_object(State)
+        state.go_on = state.command(add=["--resume"], leave_out=["--overwrite"])
+        with Bar(quiet=quiet) as bar:
+            scorer = _scorer(estimator, density, quiet)
+            table = score_in_parts(estimator, Path(data), parts, scorer, fdr, reasons, bar, quiet)
+        write_table(table, out)
+        shutil.rmtree(parts.folder)
+        tell(f"wrote {table.height} scores to {out}", quiet=quiet)
+        return
+    if resume:
+        note("the data are read at once: there is nothing to go on with", quiet=quiet)
     reading = read_for(estimator, data)
     notes(reading.notes, quiet=quiet)
     columns: dict[str, Any] = {"row": list(range(1, len(reading.dataset) + 1))}
@@ -75,11 +99,48 @@ def run(
         columns["file"] = reading.files
     with Bar(quiet=quiet) as bar:
         if isinstance(estimator, AnomalyDetector):
-            columns |= by_detector(estimator, reading, fdr, reasons, bar, quiet)
+            columns |= by_detector(estimator, reading.dataset, fdr, reasons, bar, quiet)
         else:
             columns |= _by_family(estimator, reading, fdr, density, bar, quiet)
     write_table(columns, out)
     tell(f"wrote {len(reading.dataset)} scores to {out}", quiet=quiet)
+
+
+def _identity(folder: Path, data: Path, density: bool) -> dict[str, Any]:
+    """What parts of scores belong to: the run, the file as it is now, and what is asked for."""
+    import zlib
+
+    about = data.stat()
+    return {
+        "run": str(folder.resolve()),
+        "manifest": zlib.crc32((folder / "manifest.json").read_bytes()),
+        "data": str(data.resolve()),
+        "bytes": about.st_size,
+        "changed": about.st_mtime_ns,
+        "density": density,
+    }
+
+
+def _scorer(
+    estimator: DensityEstimator | AnomalyDetector, density: bool, quiet: bool
+) -> Callable[[Any], dict[str, Any]]:
+    """What scores a piece of a large file."""
+    from energyscape.families import AnomalyDetector
+
+    still = Bar(quiet=True)
+    said: list[str] = []
+
+    def family(part: Dataset) -> dict[str, Any]:
+        reading = Reading(part, [], [])
+        # What is said of the first piece holds for all.
+        columns = _log_density(estimator, reading, still, quiet or bool(said)) if density else {}
+        said.append("once")
+        scores, drivers = _anomaly(estimator, reading, still)
+        return columns | {"anomaly_score": scores} | ({"top_columns": drivers} if drivers else {})
+
+    if isinstance(estimator, AnomalyDetector):
+        return lambda part: {"anomaly_score": estimator.anomaly_score(part)}
+    return family
 
 
 def _by_family(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from energyscape.data.schema import Column, Schema
     from energyscape.data.source import Dataset, as_dataset, load
     from energyscape.data.splits import Split, split_rows
+    from energyscape.data.streaming import Piece, is_large, read_pieces
     from energyscape.data.suited import codec_from_state, fit_codec
     from energyscape.data.table_codec import TableCodec
     from energyscape.data.tables import read_table, write_table
@@ -33,6 +34,7 @@ _HOME = {
     "Dataset": "source",
     "Encoded": "codecs",
     "PictureCodec": "picture_codec",
+    "Piece": "streaming",
     "Schema": "schema",
     "Split": "splits",
     "TableCodec": "table_codec",
@@ -44,9 +46,11 @@ _HOME = {
     "fit_codec": "suited",
     "infer_schema": "inference",
     "is_frame": "frames",
+    "is_large": "streaming",
     "like": "frames",
     "load": "source",
     "read_pictures": "pictures",
+    "read_pieces": "streaming",
     "read_table": "tables",
     "schema_from_array": "inference",
     "split_rows": "splits",
@@ -62,6 +66,7 @@ __all__ = [
     "Dataset",
     "Encoded",
     "PictureCodec",
+    "Piece",
     "Schema",
     "Split",
     "TableCodec",
@@ -73,9 +78,11 @@ __all__ = [
     "fit_codec",
     "infer_schema",
     "is_frame",
+    "is_large",
     "like",
     "load",
     "read_pictures",
+    "read_pieces",
     "read_table",
     "schema_from_array",
     "split_rows",

@@ -21,7 +21,7 @@ from energyscape.data.parsing import MISSING
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["frame_from_text"]
+__all__ = ["frame_from_text", "separator_of"]
 
 _SEPARATORS = (",", ";", "\t", "|")
 _CAREFUL_BELOW = 8_000_000  # characters; about a third of a second
@@ -172,6 +172,15 @@ def _rows(
     if empty and said is not None:
         said.append(f"{empty} empty line{'s' * (empty > 1)} skipped")
     return rows if whole or len(text) < 200_000 or len(rows) < 3 else rows[:-1]
+
+
+def separator_of(text: str, path: str) -> str:
+    """What separates the columns of a text.
+
+    >>> separator_of("a;b\\n1;2\\n", "f.csv")
+    ';'
+    """
+    return _sniff(text.replace("\r\n", "\n").strip("\n"), path)
 
 
 def _sniff(text: str, path: str) -> str:

@@ -75,7 +75,7 @@ class EmpiricalDetector(NamedTuple):
         views, points = _look(rows)
         own = np.arange(len(rows))
         near = _near(points[0], points[0], own)
-        ranked = near if _alike(views) else _near(points[1], points[1], own)
+        ranked = near if _alike(views) else _near(points[1], points[1], own, k=0)
         members = _members(near, ranked, near.reach)
         return cls(views, points, near.reach, members, _laws(members))
 
@@ -92,9 +92,9 @@ class EmpiricalDetector(NamedTuple):
     def members(self, rows: TableRows) -> NDArray[np.float64]:
         """Each member's own score, shape (m, 3): larger is stranger."""
         near = _near(self.views[0].transform(rows), self.points[0])
-        ranked = (
-            near if _alike(self.views) else _near(self.views[1].transform(rows), self.points[1])
-        )
+        ranked = near
+        if not _alike(self.views):
+            ranked = _near(self.views[1].transform(rows), self.points[1], k=0)
         return _members(near, ranked, self.reach)
 
     def score(self, rows: TableRows) -> NDArray[np.float64]:
@@ -117,9 +117,13 @@ def _laws(members: NDArray[np.float64]) -> tuple[TailLaw, ...]:
 
 
 def _near(
-    x: NDArray[np.float64], rows: NDArray[np.float64], own: NDArray[np.int64] | None = None
+    x: NDArray[np.float64],
+    rows: NDArray[np.float64],
+    own: NDArray[np.int64] | None = None,
+    *,
+    k: int = _NEIGHBOURS,
 ) -> Surroundings:
-    k = min(_NEIGHBOURS, len(rows) - (own is not None))
+    k = min(k, len(rows) - (own is not None))
     return surroundings(x, rows, _LEVEL, k, own=own)
 
 

@@ -37,7 +37,6 @@ from pydantic import Field
 from sklearn.base import OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from energyscape.artifact import fingerprint
 from energyscape.data import DataError, Dataset, Schema
 from energyscape.detectors import EmpiricalDetector, Reasons, TableRows
 from energyscape.families import settings as s
@@ -201,7 +200,7 @@ class AnomalyDetector(OutlierMixin, Decides, DataIn):
             "rows": counts | {"calibration": len(found.calibration)},
             "seconds": round(time.perf_counter() - began, 3),
             "fingerprint": data_fingerprint(dataset),
-            "rows_fingerprint": fingerprint(rows.numbers, rows.codes),
+            "rows_checksum": f"{rows.checksum():016x}",
             "data": {"name": dataset.name, **source},
             "notes": list(dataset.notes),
             "versions": versions(),
@@ -227,8 +226,16 @@ class AnomalyDetector(OutlierMixin, Decides, DataIn):
 
     def knows(self, X: Any) -> bool:
         """Whether these are the rows it was fitted on, whose scores are `training_scores_`."""
-        rows = self._rows(self._conform(X))
-        return fingerprint(rows.numbers, rows.codes) == self.info_.get("rows_fingerprint")
+        return self.knows_sum(self.checksum(X), len(X))
+
+    def checksum(self, X: Any, start: int = 0) -> int:
+        """Of rows that stand at ``start`` in their table; those of its parts add up modulo 2^64."""
+        return self._rows(self._conform(X)).checksum(start)
+
+    def knows_sum(self, checksum: int, count: int) -> bool:
+        """`knows`, of ``count`` rows with a checksum."""
+        same = f"{checksum:016x}" == self.info_.get("rows_checksum")
+        return same and count == len(self.training_scores_)
 
     def drift(self, X: Any, *, scores: NDArray[np.float64] | None = None) -> DriftFound:
         """Whether these rows as a whole come from another law than those learned from; what moved.
