@@ -86,7 +86,7 @@ def test_own_rows_are_left_out_as_if_they_were_not_there():
         (lambda x: empirical_energies(x, x[:0], [1.0]), "nothing to compare"),
         (lambda x: empirical_energies(x, x, [1.0], own=np.arange(1)), "own positions"),
         (lambda x: nearest_distances(x, x, 5), "between 1 and the 4"),
-        (lambda x: surroundings(x, x, 1.0, 4, own=np.arange(4)), "between 1 and the 3"),
+        (lambda x: surroundings(x, x, 1.0, 4, own=np.arange(4)), "between 0 and the 3"),
         (lambda x: View.fit(numbers(x[:0])), "at least one row"),
         (lambda x: EmpiricalDetector.fit(numbers(x[:1])), "at least 2"),
         (lambda x: TailLaw.fit(np.array([np.inf])), "finite"),
