@@ -182,6 +182,33 @@ def test_moments_come_back_as_they_were_written(tmp_path: Path, zone: str) -> No
     assert values == cells
 
 
+def test_moments_of_several_zones_and_of_utc_by_its_letter_are_one_column(tmp_path: Path) -> None:
+    """2020-01-05T12:00:00+02:00 and 2020-01-05T10:00:00Z are one moment, and come back as such."""
+    ends = ("+02:00", "Z", "+01:00")
+    lines = [f"2020-01-{i % 28 + 1:02d}T12:00:00{ends[i % 3]},{SIZES[i]}" for i in range(40)]
+    lines += ["2020-01-05T12:00:00+02:00,1.5", "2020-01-05T10:00:00Z,2.5"]
+    data = read(tmp_path, "at,size\n" + "\n".join(lines) + "\n")
+    assert data.schema is not None
+    assert data.frame is not None
+    assert data.schema["at"].kind == "datetime"
+    last = data.frame["at"].tail(2).to_list()
+    assert last[0] == last[1]
+    assert last[0].startswith("2020-01-05T10:00:00")
+
+
+def test_yes_in_several_spellings_is_one_answer_also_in_new_rows(tmp_path: Path) -> None:
+    answers = ("yes", "No", "NO", "Yes", "yes")
+    lines = [f"{answers[i % 5]},{SIZES[i]}" for i in range(40)]
+    first = read(tmp_path, "member,size\n" + "\n".join(lines) + "\n")
+    assert first.schema is not None
+    assert first.frame is not None
+    assert set(first.frame["member"]) == set(first.schema["member"].categories)
+    again = read(tmp_path, "member,size\n" + "\n".join(lines) + "\nYES,1.0\n", schema=first.schema)
+    assert again.frame is not None
+    assert again.frame["member"][:40].equals(first.frame["member"])
+    assert TableCodec(first.schema).fit(first.frame).unseen(again.frame) == {}
+
+
 def test_arrow_streams_are_read(tmp_path: Path) -> None:
     frame = pl.DataFrame({"a": [float(size) for size in SIZES]})
     frame.write_ipc_stream(tmp_path / "t.arrow")

@@ -262,13 +262,62 @@ def test_a_field_is_held_at_its_known_cells():
         ({"count": None}, DataError, "never None"),
         ({"count": 2.5}, DataError, "whole number"),
         ({"size": "tall"}, DataError, "tall"),
-        ({"count": (">", 99)}, ValueError, "0 of .* draws fit"),
+        ({"count": (">", 99)}, ValueError, "no row can; samples of 'count' are 0 to 29"),
+        ({"count": [("<", 3), (">", 8)]}, ValueError, "count<3, count>8: no row can"),
+        ({"size": [(">", 170.0), ("<", 160.0)]}, ValueError, "no row can"),
+        ({"joined": ("<", "1990-01-01")}, ValueError, "samples of 'joined' are 2020-01"),
+        ({"joined": "in May"}, DataError, "given joined=in May: 'in May' is not an ISO date"),
+        ({"colour": [("!=", c) for c in ("red", "green", "blue")]}, ValueError, "no row can"),
+        ({"count": [3, (">", 8)]}, ValueError, "contradict"),
+        ({"count": [("!=", 3), (">", 3), ("<", 4)]}, ValueError, "no row can"),
+        ({"size": [(">", 177.0), ("<", 177.001)]}, ValueError, "0 of .* draws fit"),
     ],
 )
 def test_conditions_that_cannot_be_met_are_named(edm, given, error, says, monkeypatch):
     monkeypatch.setattr(conditioning, "_MOST_DRAWS", (10, 200))
     with pytest.raises(error, match=says):
         edm.sample(1, given=given, steps=2)
+
+
+def test_ranges_that_leave_one_value_hold_it(edm, monkeypatch):
+    """Between two neighbours, from and to one day, all names but one: held, not waited for."""
+    monkeypatch.setattr(conditioning, "_MOST_DRAWS", (1, 10))
+    monkeypatch.setattr(conditioning, "_RARE", 1.1)
+    given = {
+        "count": [(">", 6), ("<", 8)],
+        "joined": [(">=", "2021-05-06"), ("<=", "2021-05-06")],
+        "colour": [("!=", "red"), ("!=", "green")],
+    }
+    drawn = edm.sample(3, given=given, steps=3)
+    assert drawn["count"].to_list() == [7] * 3
+    assert drawn["joined"].to_list() == [datetime.date(2021, 5, 6)] * 3
+    assert drawn["colour"].to_list() == ["blue"] * 3
+
+
+def test_rare_ranges_take_found_values_and_draw_the_rest_given_them(exact, monkeypatch):
+    """The first coordinate above its 99 % quantile, ten draws found and forty rows asked for: all lie
+    there, and the other one follows the closed-form conditional of the values that were found: mean
+    residual within four standard errors."""
+    monkeypatch.setattr(conditioning, "_MOST_DRAWS", (1000, 2000))
+    monkeypatch.setattr(conditioning, "_TOO_RARE", 1.1)
+    drawn = exact.sample(200, given={"x0": (">", 2.0)}, random_state=0)
+    assert len(drawn) == 200
+    assert drawn[:, 0].min() > 2.0
+    assert len(np.unique(drawn[:, 0])) < 200
+    # Beyond 2 the second mode has all the weight: mean 1.5 - 0.25 (x - 1), variance 0.2 - 0.025.
+    residual = drawn[:, 1] - (1.5 - 0.25 * (drawn[:, 0] - 1.0))
+    assert abs(residual.mean()) < 4 * np.sqrt(0.175 / 200)
+    assert abs(residual.std() - np.sqrt(0.175)) < 0.09
+
+
+def test_dates_are_given_in_their_own_form_or_as_iso():
+    rows = people().with_columns(pl.col("joined").dt.strftime("%d.%m.%Y"))
+    model = EDM(**QUICK).fit(rows)
+    for written in ("06.05.2021", "2021-05-06"):
+        drawn = model.sample(2, given={"joined": written}, steps=3)
+        assert drawn["joined"].to_list() == ["06.05.2021"] * 2
+    late = model.sample(3, given={"joined": (">", "2021-06-01")}, steps=3)
+    assert late["joined"].str.to_date("%d.%m.%Y").min() > datetime.date(2021, 6, 1)
 
 
 @pytest.mark.parametrize("kind", ["polars", "pandas", "dataset"])

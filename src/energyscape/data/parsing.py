@@ -168,6 +168,8 @@ def parse_dates(text: pl.Series, pattern: str) -> pl.Series:
 
     if "%d" not in pattern and "%-d" not in pattern:
         text, pattern = "1970-01-01 " + text, f"%Y-%m-%d {pattern}"
+    if pattern.endswith(("%z", "%:z")):
+        text = text.str.replace(r"[Zz]$", "+00:00")  # of several sources some write UTC so
     dates = text.str.to_datetime(pattern, time_unit="us", strict=False)
     if isinstance(dates.dtype, pl.Datetime) and dates.dtype.time_zone is not None:
         dates = dates.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
@@ -236,7 +238,7 @@ def _clock_format(values: pl.Series) -> tuple[str, float, str] | None:
 def _as_written(values: pl.Series, pattern: str) -> str:
     """The pattern with the zeros, decimals and colons that the file has (1/2/2020, 10:00:00.250)."""
     if "%z" in pattern:
-        colons = values.str.contains(r"[+-]\d{2}:\d{2}$").all()
+        colons = values.str.contains(r"[+-]\d{2}:\d{2}$|Z$").all()
         return pattern.replace("%z", "%:z") if colons else pattern
     dates = parse_dates(values, pattern)
     exact = [pattern.replace("%.f", f"%.{digits}f") for digits in (3, 6)]

@@ -37,6 +37,7 @@ __all__ = [
     "from_labels",
     "from_numbers",
     "is_text",
+    "iso_dates",
     "keep",
     "labels",
     "numbers",
@@ -92,6 +93,8 @@ def keep(series: pl.Series, column: Column) -> pl.Series:
         return _dress_dates(_to_dates(series, column), column).alias(column.name)
     text = clean_text(series) if is_text(series) else series
     dtype = dtype_of(column.dtype)
+    if column.kind == "boolean" and text.dtype == dtype == pl.String:
+        text = _spelled(text, column.categories)
     if text.dtype == pl.String and dtype != pl.String:
         text = without_words(text)
     if text.dtype.is_float():
@@ -112,6 +115,17 @@ def keep(series: pl.Series, column: Column) -> pl.Series:
     if offence:
         raise offence
     return kept.alias(column.name)
+
+
+def _spelled(text: pl.Series, pair: tuple[str, ...]) -> pl.Series:
+    """Yes and no in the spelling of the training file, as it had all of "yes", "Yes" and "YES"."""
+    import polars as pl
+
+    words = {word.lower(): word for word in pair}
+    if len(words) < len(pair):  # a column of the two words "yes" and "Yes"
+        return text
+    known = text.str.to_lowercase().replace_strict(words, default=None, return_dtype=pl.String)
+    return known.zip_with(known.is_not_null(), text)
 
 
 _TYPES_HINT = "the column held that type when the schema was made; mend the value"
@@ -206,7 +220,7 @@ def _to_dates(series: pl.Series, column: Column) -> pl.Series:
         dates = parse_dates(text, column.format)
         expected = f"a date of the form {column.format}"
     else:
-        dates = _iso_dates(text, dtype_of(column.dtype))
+        dates = iso_dates(text, dtype_of(column.dtype))
         expected = "an ISO date"
     offence = first_offence(
         text,
@@ -220,7 +234,7 @@ def _to_dates(series: pl.Series, column: Column) -> pl.Series:
     return dates
 
 
-def _iso_dates(text: pl.Series, dtype: Any) -> pl.Series:
+def iso_dates(text: pl.Series, dtype: Any) -> pl.Series:
     """What our own files write for a frame's dates; without an offset in the column's zone."""
     import polars as pl
 

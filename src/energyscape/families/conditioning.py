@@ -10,118 +10,38 @@ Two roads lead to draws of ``p(row | conditions)``:
 Ranges take the first. So do single values of columns that can be counted, while at least one draw in
 fifty has them. Other single values take the second (a number is never hit twice), and the ranges
 beside them are met by rejecting its draws. Either way a value that was given comes back as it was.
+
+Where ranges are met by fewer than one draw in 500, both: their columns take the values of draws that
+met them, again and again where there are fewer than rows asked for, and the other columns are drawn
+given these.
 """
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from energyscape.data import Column, DataError, Dataset, TableCodec, is_frame, like, to_polars
+from energyscape.data import Dataset, TableCodec, is_frame, like, to_polars
 from energyscape.data.blocks import blank_rows
-from energyscape.data.values import UNSEEN, codes, keep, numbers
+from energyscape.data.values import keep
 from energyscape.families.bar import ProgressCallback
+from energyscape.families.conditions import Condition, read_conditions
 from energyscape.families.drawing import Drawing
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["OPERATORS", "Condition", "impute", "read_conditions", "sample_given"]
+__all__ = ["impute", "sample_given"]
 
-OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    "=": operator.eq,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
 _COUNTABLE = ("boolean", "category", "integer")
-_NAMED = ("boolean", "category")
 _PILOT = 512
 _RARE = 1 / 50
 _MOST_DRAWS = (1000, 20_000)
-
-
-class Condition(NamedTuple):
-    """One column compared with a value; `bare` is the value as the codec holds it."""
-
-    column: Column
-    sign: str
-    value: Any
-    bare: float
-
-    def __str__(self) -> str:
-        return f"{self.column.name}{self.sign}{self.value}"
-
-    def met(self, column: NDArray[Any]) -> NDArray[np.bool_]:
-        """Which of these bare values meet it; a blank meets nothing but ``= None``."""
-        blank = blank_rows(column)
-        if self.value is None:
-            return blank
-        return np.asarray(OPERATORS[self.sign](column, self.bare) & ~blank)
-
-
-def read_conditions(codec: TableCodec, given: Mapping[Any, Any]) -> list[Condition]:
-    """The conditions in words of the codec.
-
-    Parameters
-    ----------
-    codec : TableCodec
-    given : mapping
-        Column to a value, to ``(sign, value)`` with a sign of `OPERATORS`, or to a list of these,
-        all of which must hold. Values are given in original units; text is read as in a file, and
-        None stands for a blank. For models of arrays the place of a column will do.
-
-    Raises
-    ------
-    ValueError
-        For an unknown column or sign, a comparison by size of names, or two fixed values.
-    DataError
-        For a value that the column cannot hold, or a category never seen.
-    """
-    modelled = {column.name: column for column in codec.schema.modelled}
-    conditions: list[Condition] = []
-    for key, wanted in given.items():
-        name = codec.schema.names[key] if isinstance(key, int) and codec.schema.array else str(key)
-        if name not in modelled:
-            known = ", ".join(list(modelled)[:12])
-            raise ValueError(f"given: the model has no column {name!r}; it has {known}")
-        several = wanted if isinstance(wanted, list) else [wanted]
-        read = [_condition(codec, modelled[name], one) for one in several]
-        if sum(c.sign == "=" for c in read) > 1:
-            raise ValueError(f"given: column {name!r} is fixed to two values; give one")
-        conditions += read
-    return conditions
-
-
-def _condition(codec: TableCodec, column: Column, wanted: Any) -> Condition:
-    import polars as pl
-
-    sign, value = wanted if isinstance(wanted, tuple) else ("=", wanted)
-    sign = "=" if sign == "==" else sign
-    if sign not in OPERATORS:
-        raise ValueError(f"given: {sign!r} is no comparison; there are {', '.join(OPERATORS)}")
-    kept = keep(pl.Series(column.name, [value], strict=False), column)
-    named = column.kind in _NAMED
-    if named and sign not in ("=", "!="):
-        raise ValueError(
-            f"given: column {column.name!r} is {column.kind}, which has no order; use = or !="
-        )
-    if kept[0] is None and sign != "=":
-        raise ValueError(f"given: column {column.name!r} cannot be compared with a blank")
-    if sign == "=":
-        codec.encode_given({column.name: value}, 1)
-    bare = (codes if named else numbers)(kept, column)[0]
-    if named and bare == UNSEEN:
-        shown = ", ".join(column.categories[:12])
-        raise DataError(f"column {column.name!r} was never {value!r} in training; it knows {shown}")
-    return Condition(column, sign, None if kept[0] is None else value, float(bare))
+_TOO_RARE, _ENOUGH = 1 / 500, 10
 
 
 def _table_codec(estimator: Drawing, what: str) -> TableCodec:
@@ -191,7 +111,26 @@ def sample_given(
         return pool.fill(free, first=1)
     if fixed:
         return _Pool(codec, n, ranges).fill(held)
-    return pool.fill(free)
+
+    def given_found(found: Any, number: int) -> Any:
+        """Rows with the found rows' values in the columns of the ranges."""
+        rng = np.random.default_rng([seed, number])
+        rows = found[rng.permutation(np.arange(n) % len(found))]
+        names = sorted({c.column.name for c in conditions})
+        known = np.broadcast_to(codec.mask(names), (n, *codec.event_shape)).copy()
+        drawn = estimator.sample_conditional(
+            torch.from_numpy(codec.encode(rows, rng).x),
+            torch.from_numpy(known),
+            random_state=seed + number,
+            steps=steps,
+            sampler=sampler,
+            label=label,
+            guidance=guidance,
+            progress=progress,
+        )
+        return _with_columns(codec, codec.decode(drawn.double().numpy()), rows, names)
+
+    return pool.fill(free, rare=given_found)
 
 
 class _Pool:
@@ -222,10 +161,21 @@ class _Pool:
         """The share of the last draws that meet these conditions."""
         return float(self._met(self.last, conditions).mean())
 
-    def fill(self, draw: Callable[[int, int], Any], first: int = 0) -> Any:
-        """Draw until there are n, as many at once as the share kept so far asks for."""
+    def fill(
+        self,
+        draw: Callable[[int, int], Any],
+        first: int = 0,
+        rare: Callable[[Any, int], Any] | None = None,
+    ) -> Any:
+        """Draw until there are n, as many at once as the share kept so far asks for.
+
+        `rare` makes n rows of those found once it is plain that hardly any draw fits.
+        """
         most, number = max(_MOST_DRAWS[0] * self.n, _MOST_DRAWS[1]), first
         while self.found < self.n and self.tried < most:
+            few = self.tried >= _MOST_DRAWS[1] and self.found < _TOO_RARE * self.tried
+            if rare is not None and few and self.found >= _ENOUGH:
+                return rare(_concatenated(self.parts), number)
             count = self.n
             if self.conditions:
                 share = (self.found + 1) / (self.tried + 2)
@@ -259,6 +209,15 @@ def _with_values(codec: TableCodec, drawn: Any, fixed: Mapping[str, Any]) -> Any
         else:
             drawn = drawn.with_columns(kept.new_from_index(0, drawn.height).cast(drawn[name].dtype))
     return drawn
+
+
+def _with_columns(codec: TableCodec, drawn: Any, rows: Any, names: list[str]) -> Any:
+    """These columns as they are in other rows, free of rounding."""
+    if isinstance(drawn, np.ndarray):
+        places = [codec.schema.names.index(name) for name in names]
+        drawn[:, places] = rows[:, places]
+        return drawn
+    return drawn.with_columns(rows[name] for name in names)
 
 
 def impute(
