@@ -19,7 +19,7 @@ import torch
 
 from energyscape.densities import GaussianMixture
 from energyscape.families import DDPM, EBM, EDM, NCSN, ScoreModel
-from energyscape.models import FunctionEnergy, MixtureOfGaussians
+from energyscape.models import FunctionDenoiser, FunctionEnergy, MixtureOfGaussians
 from energyscape.report import bound, build, chains, evaluations, ladder, levels, plane
 from energyscape.report.page import render
 from energyscape.report.subject import Subject, affordable, columns_of, look_at
@@ -294,7 +294,7 @@ def test_the_strips_run_from_the_picture_to_noise_and_back() -> None:
     """The forward strip begins with the pictures themselves and ends in noise of unit variance, for
     which grey levels at both ends are likeliest; the backward one has states above expectations."""
     pictures = np.random.default_rng(0).integers(0, 17, (60, 8, 8), dtype=np.uint8)
-    subject = look_at(DDPM(**SMALL).fit(pictures), seconds=0.1)
+    subject = look_at(DDPM(**SMALL, num_steps=25).fit(pictures), seconds=0.1)
     shown: list[np.ndarray] = []
 
     def keep(pictures: np.ndarray, columns: int, alt: str, **_: Any) -> str:
@@ -336,7 +336,8 @@ def test_more_evaluations_come_closer_to_the_data() -> None:
     points = np.random.default_rng(0).normal(size=(3000, 2)) * [1.0, 3.0]
     model = EDM(**SMALL).fit(points)
     law = GaussianMixture.isotropic(torch.zeros(1, 2), 1.0)
-    model.model_ = MixtureOfGaussians(law)
+    model.model_ = FunctionDenoiser(law.denoise)
+    model.model_.register_parameter("device", torch.nn.Parameter(torch.zeros(())))
     subject = look_at(model, seconds=0.1)
     section = evaluations.evaluations(subject, seconds=0.1)
     assert section is not None
