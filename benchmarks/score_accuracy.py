@@ -24,9 +24,11 @@ Reported: root mean square of ``s - grad log p_sigma`` over that of ``grad log p
 draws of p_sigma, averaged over seeds. The mixtures are those of seeds 0 and up; nothing was chosen on
 them.
 
-    python benchmarks/score_accuracy.py [--seeds 2] [--steps 1500] [--out FILE]
+    python benchmarks/score_accuracy.py [--seeds 2] [--steps 1500] [--seconds S] [--out FILE]
 
-Peers that cannot be imported are left out, and named.
+Results are written as they come; run again with the same FILE it trains only what is not there, and
+it stops before the next training after S seconds. Peers that cannot be imported are left out, and
+named.
 """
 
 from __future__ import annotations
@@ -113,29 +115,31 @@ def network(dim: int, seed: int, **kind: Any) -> ResidualMLP:
         return ResidualMLP((dim,), width=128, blocks=2, **kind)
 
 
-def ours(dim: int, x: Tensor, config: TrainConfig) -> dict[str, Score]:
-    """Three compositions of the library that learn all levels at once."""
-    scale = float(x.std(0).square().mean().sqrt())
-    ladder = Ladder(Geometric(*LADDER).levels(30))
-    edm = DenoisingLoss(EDM.for_data(scale), edm_weight(scale))
-    field = network(dim, config.seed)
-    scalar = PreconditionedEnergy(network(dim, config.seed, scalar=True), scale)
-    pairs = {
-        "NCSN": (
-            PreconditionedDenoiser(field, ScorePreconditioning(scale)),
-            DenoisingLoss(ladder, simple_weight),
-        ),
-        "EDM": (
-            PreconditionedDenoiser(network(dim, config.seed), EDMPreconditioning(scale)),
-            edm,
-        ),
-        "EDM, energy": (EnergyDenoiser(scalar), edm),
-    }
-    found: dict[str, Score] = {}
-    for name, (denoiser, objective) in pairs.items():
-        model = train(denoiser, objective, x, config=config).model
-        found[name] = lambda y, s, m=model: m.score(y, s)
-    return found
+Trainer = Callable[[int, Tensor, TrainConfig], Score]
+
+
+def composed(face: str) -> Trainer:
+    """A composition of the library that learns all levels at once."""
+
+    def fit(dim: int, x: Tensor, config: TrainConfig) -> Score:
+        scale = float(x.std(0).square().mean().sqrt())
+        denoiser: nn.Module
+        if face == "NCSN":
+            field = network(dim, config.seed)
+            denoiser = PreconditionedDenoiser(field, ScorePreconditioning(scale))
+            loss = DenoisingLoss(Ladder(Geometric(*LADDER).levels(30)), simple_weight)
+        else:
+            loss = DenoisingLoss(EDM.for_data(scale), edm_weight(scale))
+            if face == "EDM":
+                field = network(dim, config.seed)
+                denoiser = PreconditionedDenoiser(field, EDMPreconditioning(scale))
+            else:
+                scalar = network(dim, config.seed, scalar=True)
+                denoiser = EnergyDenoiser(PreconditionedEnergy(scalar, scale))
+        model: Any = train(denoiser, loss, x, config=config).model
+        return lambda y, sigma: model.score(y, sigma)
+
+    return fit
 
 
 class OppositeHalf(PeerObjective):
@@ -152,49 +156,66 @@ class OppositeHalf(PeerObjective):
         return LossOutput(torch.cat([half, half]), None, {})
 
 
-def a_level_each(dim: int, x: Tensor, config: TrainConfig) -> dict[str, Score]:
-    """An energy a level, as the library would."""
-    scale = float(x.std(0).square().mean().sqrt())
-    models = {}
-    for sigma in LEVELS:
+def one_level(sigma: float) -> Trainer:
+    """An energy of one level, as the library would."""
+
+    def fit(dim: int, x: Tensor, config: TrainConfig) -> Score:
+        scale = float(x.std(0).square().mean().sqrt())
         energy = PreconditionedEnergy(network(dim, config.seed, scalar=True), scale)
-        models[sigma] = train(energy, OppositeHalf(sigma), x, config=config).model
-    return {"a level each": lambda y, sigma: models[sigma].score(y, sigma)}
+        model = train(energy, OppositeHalf(sigma), x, config=config).model
+        return lambda y, level: model.score(y, level)
+
+    return fit
 
 
-def azula(dim: int, x: Tensor, config: TrainConfig) -> dict[str, Score]:
-    """KarrasDenoiser on the rows as they are, and on rows of unit scale."""
-    from azula.denoise import KarrasDenoiser
-    from azula.noise import VESchedule
+def azula(scaled: bool) -> Trainer:
+    """KarrasDenoiser on the rows as they are, or on rows of unit scale."""
 
-    scale = float(x.std(0).square().mean().sqrt())
-    found: dict[str, Score] = {}
-    for name, unit in {"azula": 1.0, "azula, scaled": scale}.items():
+    def fit(dim: int, x: Tensor, config: TrainConfig) -> Score:
+        from azula.denoise import KarrasDenoiser
+        from azula.noise import VESchedule
+
+        unit = float(x.std(0).square().mean().sqrt()) if scaled else 1.0
         schedule = VESchedule(LADDER[0] / unit, LADDER[1] / unit)
         model = KarrasDenoiser(Backbone(network(dim, config.seed)), schedule)
-        objective = PeerObjective(lambda z, m=model: m.loss(z, torch.rand(len(z))))
-        trained = train(model, objective, x / unit, config=config).model
+        objective = PeerObjective(lambda z: model.loss(z, torch.rand(len(z))))
+        trained: Any = train(model, objective, x / unit, config=config).model
 
-        def score(y: Tensor, sigma: float, m: Any = trained, u: float = unit) -> Tensor:
+        def score(y: Tensor, sigma: float) -> Tensor:
             span = np.log(LADDER[1] / LADDER[0])
             t = torch.tensor(np.log(sigma / LADDER[0]) / span, dtype=y.dtype)
-            mean = m(y / u, t.expand(len(y))).mean * u
+            mean = trained(y / unit, t.expand(len(y))).mean * unit
             return (mean - y) / sigma**2
 
-        found[name] = score
-    return found
+        return score
+
+    return fit
 
 
-def torchebm(dim: int, x: Tensor, config: TrainConfig) -> dict[str, Score]:
-    """An energy a level."""
-    from torchebm.losses import DenoisingScoreMatching
+def torchebm(sigma: float) -> Trainer:
+    """An energy of one level by torchebm's loss."""
 
-    models = {}
-    for sigma in LEVELS:
+    def fit(dim: int, x: Tensor, config: TrainConfig) -> Score:
+        from torchebm.losses import DenoisingScoreMatching as Peer
+
         energy = NetworkEnergy(network(dim, config.seed, scalar=True, noise=False))
-        loss = DenoisingScoreMatching(model=energy, noise_scale=sigma)
-        models[sigma] = train(energy, PeerObjective(loss), x, config=config).model
-    return {"torchebm": lambda y, sigma: models[sigma].score(y)}
+        loss = Peer(model=energy, noise_scale=sigma)
+        model = train(energy, PeerObjective(loss), x, config=config).model
+        return lambda y, level: model.score(y)
+
+    return fit
+
+
+def jobs() -> list[tuple[str, tuple[float, ...], Trainer]]:
+    """All trainings of a repeat: the method's name, the levels it is good for, and how."""
+    found: list[tuple[str, tuple[float, ...], Trainer]] = [
+        (face, LEVELS, composed(face)) for face in ("NCSN", "EDM", "EDM, energy")
+    ]
+    found += [("azula", LEVELS, azula(False)), ("azula, scaled", LEVELS, azula(True))]
+    for sigma in LEVELS:
+        found.append(("torchebm", (sigma,), torchebm(sigma)))
+        found.append(("a level each", (sigma,), one_level(sigma)))
+    return found
 
 
 def relative_error(p: GaussianMixture, score: Score, sigma: float, seed: int) -> float:
@@ -206,61 +227,77 @@ def relative_error(p: GaussianMixture, score: Score, sigma: float, seed: int) ->
     return float(((found - truth).square().sum() / truth.square().sum()).sqrt())
 
 
+def show(errors: dict[str, dict[str, float]]) -> None:
+    """A table for each dimension, of the means over seeds; methods with levels missing are left out."""
+    for dim in sorted({key.split(", seed")[0] for key in errors}, key=lambda d: int(d.split()[0])):
+        repeats = [found for key, found in errors.items() if key.startswith(dim)]
+        shown = ", ".join(f"{s:g}" for s in LEVELS)
+        print(f"{dim}, {len(repeats)} seeds; relative error at {shown}, and the geometric mean")
+        for name in dict.fromkeys(name for name, _, _ in jobs()):
+            keys = [f"{name} @ {s:g}" for s in LEVELS]
+            if not all(key in found for key in keys for found in repeats):
+                continue
+            line = [float(np.mean([found[key] for found in repeats])) for key in keys]
+            line.append(float(np.exp(np.mean(np.log(line)))))
+            print(f"  {name:16}" + "".join(f"{value:9.4f}" for value in line))
+
+
 def main() -> None:
-    """Print the table and keep it."""
+    """Train what is not on record, write each result as it comes, print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dims", type=int, nargs="+", default=[2, 10, 50])
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    errors: dict[str, dict[str, list[float]]] = {}
-    seconds: dict[str, float] = {}
-    missing: list[str] = []
-    for dim in args.dims:
-        for seed in range(args.seeds):
+    began = time.monotonic()
+    record: dict[str, Any] = {
+        "date": datetime.date.today().isoformat(),
+        "machine": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "settings": {"steps": args.steps, "batch": 256, "rows": 20_000, "rate": 1e-3},
+        "missing": [],
+        "processor seconds": {},
+        "relative error": {},
+    }
+    if args.out and args.out.is_file():
+        earlier = json.loads(args.out.read_text())
+        if earlier["settings"] != record["settings"]:
+            raise SystemExit(f"{args.out} is of other settings: {earlier['settings']}")
+        record |= {key: earlier[key] for key in ("processor seconds", "relative error")}
+    for seed in range(args.seeds):
+        for dim in args.dims:
             p = mixture(dim, seed)
             x = p.sample(20_000, torch.Generator().manual_seed(seed)).float()
             config = TrainConfig(
                 max_steps=args.steps, batch_size=256, learning_rate=1e-3, seed=seed, device="cpu"
             )
-            for method in (ours, azula, torchebm, a_level_each):
-                began = time.process_time()
+            errors = record["relative error"].setdefault(f"{dim} dimensions, seed {seed}", {})
+            for name, levels, trainer in jobs():
+                if all(f"{name} @ {s:g}" in errors for s in levels):
+                    continue
+                if time.monotonic() - began > args.seconds:
+                    show(record["relative error"])
+                    return
+                spent = time.process_time()
                 torch.manual_seed(seed)
                 try:
-                    scores = method(dim, x, config)
+                    score = trainer(dim, x, config)
                 except ImportError as error:
-                    missing += [] if method.__name__ in missing else [method.__name__]
-                    print(f"{method.__name__} is left out: {error}")
+                    record["missing"] += [name] if name not in record["missing"] else []
+                    print(f"{name} is left out: {error}")
                     continue
-                spent = time.process_time() - began
-                seconds[method.__name__] = seconds.get(method.__name__, 0.0) + spent
-                for name, score in scores.items():
-                    for sigma in LEVELS:
-                        found = relative_error(p, score, sigma, 50 + seed)
-                        errors.setdefault(f"{dim}", {}).setdefault(f"{name} @ {sigma:g}", [])
-                        errors[f"{dim}"][f"{name} @ {sigma:g}"].append(found)
-    names = list(dict.fromkeys(key.split(" @ ")[0] for key in errors[f"{args.dims[0]}"]))
-    for dim in args.dims:
-        shown = ", ".join(f"{s:g}" for s in LEVELS)
-        print(f"{dim} dimensions; relative error at {shown}, and the geometric mean")
-        for name in names:
-            line = [np.mean(errors[f"{dim}"][f"{name} @ {s:g}"]) for s in LEVELS]
-            line.append(np.exp(np.mean(np.log(line))))
-            print(f"  {name:16}" + "".join(f"{value:9.4f}" for value in line))
-    record = {
-        "date": datetime.date.today().isoformat(),
-        "machine": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "settings": {"seeds": args.seeds, "steps": args.steps, "batch": 256, "rows": 20_000},
-        "missing": missing,
-        "processor seconds": {k: round(v, 1) for k, v in seconds.items()},
-        "relative error": errors,
-    }
-    if args.out:
-        args.out.write_text(json.dumps(record, indent=2) + "\n")
+                spent = time.process_time() - spent
+                record["processor seconds"].setdefault(name, []).append(round(spent, 1))
+                for sigma in levels:
+                    errors[f"{name} @ {sigma:g}"] = relative_error(p, score, sigma, 50 + seed)
+                    print(f"{dim}, {seed}, {name} @ {sigma:g}", errors[f"{name} @ {sigma:g}"])
+                if args.out:
+                    args.out.write_text(json.dumps(record, indent=2) + "\n")
+    show(record["relative error"])
 
 
 if __name__ == "__main__":

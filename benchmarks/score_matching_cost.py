@@ -6,16 +6,19 @@ repeats (ten times as many as said, but of the exact losses), so that other prog
 weigh on no method; the speeds are ratios. Memory is the
 growth of the resident size up to the backward pass, in a fresh process. The peer, torchebm's
 `SlicedScoreMatching`, takes an energy: it and ours run on the same energy network in the same repeats
-where it can be imported, and it is said to be missing where not. `exact-forward` is the exact loss
-with its trace by forward mode, which gains at most a twentieth anywhere and is not offered.
+where it can be imported, and it is said to be missing where not. With `--forward` the exact loss with
+its trace by forward mode is measured too, which gains at most a twentieth anywhere and is not offered.
 
-    python benchmarks/score_matching_cost.py [--width 128] [--repeats 5] [--out FILE]
+    python benchmarks/score_matching_cost.py [--width 128] [--repeats 5] [--forward] [--out FILE]
+
+Rows of FILE that are of the same settings stay, and only dimensions not among them are measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import importlib.util
 import json
 import os
 import platform
@@ -150,6 +153,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--memory", choices=list(METHODS), help=argparse.SUPPRESS)
+    parser.add_argument("--forward", action="store_true")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.memory:
@@ -157,13 +161,31 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     rng, table = torch.Generator().manual_seed(0), []
+    record: dict[str, Any] = {
+        "date": datetime.date.today().isoformat(),
+        "machine": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "settings": {"width": args.width, "batch": args.batch, "repeats": args.repeats},
+        "torchebm": importlib.util.find_spec("torchebm") is not None,
+    }
+    if args.out and args.out.is_file():
+        earlier = json.loads(args.out.read_text())
+        if all(earlier[key] == value for key, value in record.items()):
+            table = earlier["rows"]
+    if not record["torchebm"]:
+        print("torchebm is not installed here: no comparison with it")
     for dim in args.dims:
+        if any(row["dim"] == dim for row in table):
+            continue
         model, x = make(dim, args.width, args.batch)
         steps: dict[str, Step] = {
             name: lambda o=objective, m=model, z=x: step(o, m, z, rng)
             for name, objective in METHODS.items()
         }
-        slow = {"exact": steps.pop("exact"), "exact-forward": partial(forward_step, model, x)}
+        slow = {"exact": steps.pop("exact")}
+        if args.forward:
+            slow["exact-forward"] = partial(forward_step, model, x)
         # Apart from the exact losses, whose memory would leave the next step in line a cold cache.
         times = measure(steps, 10 * args.repeats)
         steps = energy_steps(dim, args.width, x, rng)
@@ -173,26 +195,16 @@ def main() -> None:
         row = {"dim": dim, "ms": {k: round(v, 3) for k, v in times.items()}, "held_mb": memory}
         row["exact_over_sliced"] = round(times["exact"] / times["sliced-1"], 1)
         row["sliced_over_denoising"] = round(times["sliced-1"] / times["denoising"], 2)
-        row["forward_over_vjp"] = round(times["exact-forward"] / times["exact"], 2)
+        if args.forward:
+            row["forward_over_vjp"] = round(times["exact-forward"] / times["exact"], 2)
         for probes in (1, 5) if "torchebm-1" in times else ():
             pair = times[f"torchebm-{probes}"], times[f"energy-{probes}"]
             row[f"torchebm_over_ours_{probes}"] = round(pair[0] / pair[1], 2)
         table.append(row)
+        table.sort(key=lambda row: row["dim"])
         print(json.dumps(row), flush=True)
-    peer = "torchebm-1" in times
-    if not peer:
-        print("torchebm is not installed here: no comparison with it")
-    record = {
-        "date": datetime.date.today().isoformat(),
-        "machine": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "settings": {"width": args.width, "batch": args.batch, "repeats": args.repeats},
-        "torchebm": peer,
-        "rows": table,
-    }
-    if args.out:
-        args.out.write_text(json.dumps(record, indent=2) + "\n")
+        if args.out:
+            args.out.write_text(json.dumps(record | {"rows": table}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 
 import numpy as np
@@ -234,6 +235,19 @@ def test_a_family_without_a_constructor_of_its_own_has_the_settings_of_its_paren
             validate_settings(NCSN, {"levels": bad})
     with pytest.raises(ValueError, match="leave sigma_min"):
         NCSN(levels=[9.0, 0.5], sigma_max=9.0, **QUICK).fit(X)
+
+
+@pytest.mark.parametrize("how", [{"sigma_max": 0.5}, {"levels": [0.5, 0.1]}])
+def test_a_largest_level_far_below_the_spread_is_told_with_the_one_to_use(how):
+    """The number told is the largest distance between encoded rows, by brute force."""
+    with pytest.warns(UserWarning, match="far below the spread of the data") as told:
+        model = NCSN(**how, **QUICK).fit(X)
+    x = model.encode(X).flatten(1)
+    widest = float(torch.cdist(x, x).max())
+    found = re.search(r"between modes; ([\d.]+), the largest distance", str(told[0].message))
+    assert found
+    # Of the training rows alone, with noise of their own where values repeat.
+    assert 0.8 * widest < float(found[1]) < 1.1 * widest
 
 
 def test_the_classic_set_up(monkeypatch):

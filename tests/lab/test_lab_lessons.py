@@ -110,6 +110,15 @@ def test_langevin_keeps_half_and_annealed_langevin_finds_a_fifth() -> None:
     assert abs(found["expected annealed weight, 8 times more steps"] - 0.2) < 0.004
 
 
+def test_crossing_does_not_show_where_there_is_nothing_to_cross() -> None:
+    """One bell of rows: both walks are as near to the weights as chance lets them be."""
+    rows = np.random.default_rng(0).normal(size=(400, 2))
+    lesson = crossing(as_dataset(rows), chains=300, steps=300)
+    chance = lesson.numbers["distance of as many exact draws' weights, expected"]
+    assert lesson.numbers["distance of Langevin weights"] < 5 * chance
+    assert not lesson.holds
+
+
 def test_the_quadrature_agrees_with_chains_and_does_not_depend_on_its_grid(
     rng: torch.Generator,
 ) -> None:
@@ -188,6 +197,13 @@ def test_a_hard_edge_is_paid_for_in_likelihood_and_logits_cure_it() -> None:
     assert truth == pytest.approx(-math.log(2))
     assert lesson.numbers["held-out log-density, in logits"] == pytest.approx(truth, abs=0.03)
     assert lesson.holds
+
+
+def test_columns_without_an_edge_are_told() -> None:
+    bell = np.random.default_rng(0).normal(size=(400, 2))
+    assert "about other data than these" in hard_edges(as_dataset(bell), steps=2).notes[-1]
+    flat = hard_edges(as_dataset(np.random.default_rng(0).uniform(size=(400, 1))), steps=2)
+    assert "within 1 %" in flat.notes[-1]
 
 
 def test_the_reverse_kernel_turns_gaussian_as_steps_shrink() -> None:

@@ -59,8 +59,8 @@ def plane(points: Points) -> Points:
         spread, directions = torch.linalg.svd(x, full_matrices=False)[1:]
         share = float(spread[:2].square().sum() / spread.square().sum())
         notes.append(
-            f"The {x.shape[1]} encoded columns are seen along their two principal directions, which "
-            f"hold {share:.0%} of the variance."
+            f"The {x.shape[1]} encoded dimensions are seen along their two principal directions, "
+            f"which hold {share:.0%} of the variance."
         )
         x = x @ directions[:2].T
     return points._replace(x=x / x.std(0).max(), notes=notes)
