@@ -12,7 +12,7 @@ import torch
 
 import energyscape
 from energyscape.diffusion import SAMPLERS, LearnedRange
-from energyscape.families import DDPM, EBM, EDM, NCSN
+from energyscape.families import DDPM, EBM, EDM, NCSN, ScoreModel
 from energyscape.families.labels import HiddenLabels
 from energyscape.families.settings import SettingError, settings_of, validate_settings
 from energyscape.mcmc import Annealed
@@ -217,6 +217,13 @@ def test_levels_are_a_number_or_a_ladder():
     for bad in ([1.0, 2.0], "0.1,0.5,1", [1.0, 1.0], [2.0, 0.0], [math.inf, 1.0], [3.0]):
         with pytest.raises(SettingError, match="levels must fall from the largest sigma"):
             validate_settings(NCSN, {"levels": bad})
+    with pytest.raises(SettingError, match="possible: levels are numbers"):
+        validate_settings(NCSN, {"levels": "a,b"})
+    for bad in (True, 1, "1", "-3", 2.5, "2.5", "many", "3;1", math.inf):
+        with pytest.raises(SettingError, match="possible: give how many levels, 2 or more"):
+            validate_settings(NCSN, {"levels": bad})
+    with pytest.raises(ValueError, match="leave sigma_min"):
+        NCSN(levels=[9.0, 0.5], sigma_max=9.0, **QUICK).fit(X)
 
 
 def test_a_setting_called_none_is_that_and_no_blank() -> None:
@@ -230,11 +237,6 @@ def test_a_family_without_a_constructor_of_its_own_has_the_settings_of_its_paren
 
     assert validate_settings(Own, {"max_steps": "7"}) == {"max_steps": 7}
     assert [s.name for s in settings_of(Own)] == [s.name for s in settings_of(EDM)]
-    for bad in ("a,b", True, 1):
-        with pytest.raises(SettingError, match="levels="):
-            validate_settings(NCSN, {"levels": bad})
-    with pytest.raises(ValueError, match="leave sigma_min"):
-        NCSN(levels=[9.0, 0.5], sigma_max=9.0, **QUICK).fit(X)
 
 
 @pytest.mark.parametrize("how", [{"sigma_max": 0.5}, {"levels": [0.5, 0.1]}])
@@ -248,6 +250,25 @@ def test_a_largest_level_far_below_the_spread_is_told_with_the_one_to_use(how):
     assert found
     # Of the training rows alone, with noise of their own where values repeat.
     assert 0.8 * widest < float(found[1]) < 1.1 * widest
+
+
+def test_a_smallest_level_as_wide_as_the_data_is_told():
+    with pytest.warns(UserWarning, match="what is drawn will be blurred"):
+        NCSN(sigma_min=2.0, **QUICK).fit(X)
+
+
+@pytest.mark.parametrize(("cls", "name"), [(NCSN, "sigma_max"), (ScoreModel, "noise_level")])
+@pytest.mark.parametrize("value", ["inf", "nan", math.inf])
+def test_numbers_that_are_not_finite_are_refused(cls, name, value):
+    with pytest.raises(SettingError, match=f"{name}=.*finite number"):
+        validate_settings(cls, {name: value})
+
+
+def test_the_setting_that_is_wrong_is_the_one_that_is_named():
+    with pytest.raises(ValueError, match="architecture='picture' needs pictures"):
+        ScoreModel(architecture="picture", **QUICK).fit(X)
+    with pytest.raises(ValueError, match="network='picture' needs pictures"):
+        NCSN(network="picture", **QUICK).fit(X)
 
 
 def test_the_classic_set_up(monkeypatch):

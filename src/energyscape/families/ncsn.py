@@ -60,9 +60,15 @@ def _read_levels(value: Any) -> Any:
                 "and finite"
             )
         return ladder
-    if isinstance(value, bool):
-        raise ValueError("give how many levels, or the levels themselves")
-    return value
+    if value is None:
+        return None
+    try:
+        count = int(value)
+    except (OverflowError, TypeError, ValueError):
+        count = 0
+    if isinstance(value, bool) or count < 2 or (not isinstance(value, str) and count != value):
+        raise ValueError("give how many levels, 2 or more, or the levels themselves: 4,1,0.25")
+    return count
 
 
 class NCSN(DenoiserEstimator):
@@ -150,6 +156,12 @@ class NCSN(DenoiserEstimator):
         if not smallest < largest:
             raise ValueError(
                 f"the largest level ({largest:g}) must exceed the smallest ({smallest:g})"
+            )
+        if smallest > 0.5 * scale:
+            warnings.warn(
+                f"the smallest level ({smallest:g}) is beside the spread of the data ({scale:.3g} a "
+                "dimension): what is drawn will be blurred; 0.02 of the spread is the default",
+                stacklevel=2,
             )
         if largest < widest / 4:
             warnings.warn(

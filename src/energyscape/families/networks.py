@@ -173,7 +173,9 @@ class WaveMLP(nn.Module):
 def _is_picture(settings: Mapping[str, Any], event_shape: Sequence[int]) -> bool:
     kind = settings["network"]
     if kind == "picture" and len(event_shape) != 3:
-        raise ValueError("network='picture' needs pictures; a table takes network='mlp'")
+        # ScoreModel's `network` is its face, and `architecture` what others call network.
+        name = "architecture" if "architecture" in settings else "network"
+        raise ValueError(f"{name}='picture' needs pictures; a table takes {name}='mlp'")
     if kind != "auto":
         return bool(kind == "picture")
     return len(event_shape) == 3 and math.prod(event_shape[1:]) >= _SMALLEST_PICTURE

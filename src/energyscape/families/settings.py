@@ -131,7 +131,9 @@ def _model(cls: type) -> type[BaseModel]:
     for name, parameter in inspect.signature(cls).parameters.items():
         fields[name] = (hints[name], parameter.default)
     model: type[BaseModel] = create_model(
-        f"{cls.__name__}Settings", __config__=ConfigDict(extra="forbid"), **fields
+        f"{cls.__name__}Settings",
+        __config__=ConfigDict(extra="forbid", allow_inf_nan=False),
+        **fields,
     )
     return model
 
@@ -202,7 +204,10 @@ def validate_settings(cls: type, settings: Mapping[str, Any]) -> dict[str, Any]:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
-        problems = "; ".join(dict.fromkeys(e["msg"] for e in error.errors() if e["loc"][0] == name))
+        told = (
+            e["msg"].removeprefix("Value error, ") for e in error.errors() if e["loc"][0] == name
+        )
+        problems = "; ".join(dict.fromkeys(told))
         raise SettingError(
             f"{cls.__name__}: {name}={settings[name]!r} is not possible: {problems}"
         ) from None
