@@ -157,7 +157,7 @@ class NCSN(DenoiserEstimator):
             raise ValueError(
                 f"the largest level ({largest:g}) must exceed the smallest ({smallest:g})"
             )
-        if smallest > 0.5 * scale:
+        if smallest > 0.75 * scale:
             warnings.warn(
                 f"the smallest level ({smallest:g}) is beside the spread of the data ({scale:.3g} a "
                 "dimension): what is drawn will be blurred; 0.02 of the spread is the default",
