@@ -1,10 +1,12 @@
-"""Quality of generated MNIST against the evaluations of the network that each sampler spent.
+"""Quality of generated pictures against the evaluations of the network that each sampler spent.
 
-    python benchmarks/quality_per_evaluation.py [--seconds 2400] [--run FOLDER] [--only-train]
-        [--samples 300] [--seeds 0] [--counts 5 10 18 ...] [--samplers heun ...] [--png FILE]
+    python benchmarks/quality_per_evaluation.py [--data mnist] [--seconds 2400 | --steps N]
+        [--run FOLDER] [--only-train] [--samples 300] [--seeds 0] [--counts 5 10 18 ...]
+        [--samplers heun ...] [--png FILE]
 
-The family edm is fitted once to the training pictures, in batches of 64, for the given time, leaving
-checkpoints (run again, it goes on) and an artifact. Every sampler then draws from that one model with
+The family edm is fitted once to the training pictures, in batches of 64, for the given time or number
+of steps (digits: a perceptron of 3 blocks of 128), leaving checkpoints (run again, it goes on) and an
+artifact. Every sampler then draws from that one model with
 about as many evaluations of the network as asked for: one a level, two for Heun's (less one at the
 last level, so 18 steps of Heun are 35 evaluations) and for predictor-corrector, and steps of annealed
 Langevin dynamics times its levels (15 or so: it cannot do with less). A hook on the network counts
@@ -12,7 +14,8 @@ what was really spent. Walks of 1,000 evaluations are done for ancestral samplin
 alone. Pictures are judged on the features of a classifier (`picture_features`): Frechet distance to the
 test pictures, and a forest's accuracy in telling as many of them from the generated ones.
 
-Each point is written to ``results/quality_per_evaluation.json`` when it is known, and not drawn again.
+Each point is written to ``results/quality_per_evaluation_DATA.json`` when it is known, and is not
+drawn again.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from picture_features import CACHE, Judge
-from picture_sets import PictureSet, load_pictures
+from picture_sets import SETS, PictureSet, load_pictures
 
 import energyscape
 from energyscape.data import Dataset
@@ -44,14 +47,17 @@ LONGEST = ("ancestral", "sde_heun")
 FIRST = (("heun", 35), ("dpmpp_2m", 20), ("ancestral", 1000), ("ancestral", 35))
 
 
-def fitted(data: PictureSet, run: Path, seconds: float) -> EDM:
+def fitted(data: PictureSet, run: Path, args: argparse.Namespace) -> EDM:
     """The model: from its artifact, or trained, or trained on."""
     if (run / "manifest.json").is_file():
         return cast(EDM, energyscape.load(run))
     pictures = Dataset("pictures", data.name, pictures=data.train[..., None])
+    length = {"time_limit": args.seconds} if args.steps is None else {"max_steps": args.steps}
+    small = {"width": 128, "blocks": 3} if data.name == "digits" else {}
+    held_out = 0.1 if data.name == "digits" else 0.02
     model = EDM(
-        batch_size=64, validation_fraction=0.02, calibration_fraction=0.02, random_state=0,
-        time_limit=seconds,
+        batch_size=64, validation_fraction=held_out, calibration_fraction=held_out, random_state=0,
+        **length, **small,
     )  # fmt: skip
     began = time.process_time()
     before = _spent(run)
@@ -116,7 +122,7 @@ def measure(model: EDM, judge: Judge, record: dict[str, Any], args: argparse.Nam
             if steps is None or (sampler, asked, seed, args.samples) in known:
                 continue
             drawn, spent, seconds = draw(model, sampler, steps, args.samples, seed)
-            found = judge.compare(drawn, seed=seed)
+            found = judge.compare(drawn, seed=seed, trees=40)
             row = {
                 "sampler": sampler,
                 "asked": asked,
@@ -176,20 +182,22 @@ def plot(record: dict[str, Any], path: Path) -> None:
 def main() -> None:
     """Train or load, draw, judge, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--data", choices=SETS, default="mnist")
+    parser.add_argument("--steps", type=int, help="of training, instead of a time")
     parser.add_argument("--seconds", type=float, default=2400.0, help="of training")
-    parser.add_argument("--run", type=Path, default=CACHE / "edm-mnist")
+    parser.add_argument("--run", type=Path, help="default: in the cache")
     parser.add_argument("--only-train", action="store_true")
     parser.add_argument("--samples", type=int, default=300)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS)
     parser.add_argument("--samplers", nargs="+", default=SAMPLERS, choices=SAMPLERS)
-    parser.add_argument(
-        "--out", type=Path, default=HERE / "results" / "quality_per_evaluation.json"
-    )
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--png", type=Path)
     args = parser.parse_args()
-    data = load_pictures("mnist")
-    model = fitted(data, args.run, args.seconds)
+    data = load_pictures(args.data)
+    args.run = args.run or CACHE / f"edm-{data.name}"
+    args.out = args.out or HERE / "results" / f"quality_per_evaluation_{data.name}.json"
+    model = fitted(data, args.run, args)
     print(f"{model.info_['steps']} steps, {model.info_['parameters']} parameters", flush=True)
     if args.only_train:
         return
@@ -198,6 +206,7 @@ def main() -> None:
     kept = json.loads(args.out.read_text()) if args.out.is_file() else {}
     training = {k: model.info_[k] for k in ("steps", "seconds", "parameters", "precision", "seed")}
     record: dict[str, Any] = {
+        "data": data.name,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "training": training | {"cpu_seconds": _spent(args.run), "batch_size": 64},
         "machine": {"processor": platform.processor(), "threads": torch.get_num_threads()},
