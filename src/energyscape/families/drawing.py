@@ -41,8 +41,8 @@ class Drawing(Fitted, abc.ABC):
         what = "label" if label is not None else "guidance"
         if label is not None or guidance is not None:
             raise ValueError(
-                f"{what} needs a model with classes: fit edm, ddpm or ncsn with label=COLUMN (or "
-                "label='labels'); for a value of a column there is given={column: value}"
+                f"{what} needs a model with classes: fit edm, ddpm, ncsn or ebm with label=COLUMN "
+                "(or label='labels'); for a value of a column there is given={column: value}"
             )
         return None
 

@@ -38,11 +38,14 @@ from energyscape.families import settings as s
 from energyscape.families.energies import EnergyEstimator, Watched, by_parts
 from energyscape.families.evidence import energies
 from energyscape.families.family import Composition
+from energyscape.families.labels import LABEL_DROPOUT, HiddenLabels
 from energyscape.families.ladder import LadderEnergy, ladder
 from energyscape.families.levels import EnergyDenoising, LevelEnergy, down_to, level_walker
 from energyscape.families.networks import (
     FEW,
+    PerClass,
     energy_network,
+    is_picture,
     level_energy_network,
     ratio_network,
 )
@@ -81,6 +84,9 @@ _FEW_CHAINS, _SELDOM = 256, 0.01
 _OF_CHAINS = ("sampler", "chain_steps", "step_size", "restart_fraction", "regulariser")
 _CHAINS = ("persistent", "cd", "short-run", "improved-cd")
 _SCORES = ("denoising", "sliced", "exact")
+#: Share of the rows that are told without their class: scores and log Z are of all classes together.
+_HIDDEN = 0.5
+_WITHOUT_CLASSES = ("improved-cd", "ratio", *_SCORES)
 #: Levels, in units of the data scale: of a picture's density, and where chains from noise begin.
 _BLUR = 0.1
 _WIDEST = 8.0
@@ -171,6 +177,7 @@ class EBM(EnergyEstimator):
         ] = 0.0,
         on_divergence: s.OnDivergence = "stop",
         normalise: s.Normalise = True,
+        label: s.Label = None,
         network: s.Network = "auto",
         width: s.Width = None,
         blocks: s.Blocks = None,
@@ -231,17 +238,34 @@ class EBM(EnergyEstimator):
 
     def _build(self, facts: Mapping[str, Any]) -> Energy:
         settings, shape = self.get_params(), facts["event_shape"]
-        name = self._objective(facts)
+        name, classes = self._objective(facts), len(facts.get("classes", ()))
+        if classes and name in _WITHOUT_CLASSES:
+            raise ValueError(
+                f"objective={name!r} takes no label; with label={settings['label']!r} choose an "
+                "objective of persistent, cd, short-run, nce or levels"
+            )
         if name == "levels":
-            network = self._tamed(level_energy_network(settings, shape))
+            network = self._tamed(level_energy_network(settings, shape, classes))
             level = max(self._noise(facts), 1e-3 * facts["scale"])
             return LevelEnergy(PreconditionedEnergy(network, facts["scale"]), level)
+        if classes:
+            return self._confined(self._tamed(self._per_class(settings, shape, classes)), facts)
         if name != "ratio":
             return self._confined(self._tamed(energy_network(settings, shape)), facts)
         moments = torch.tensor([facts["mean"], facts["variance"]], dtype=torch.float64)
         levels = self._levels(facts)
         network = self._tamed(ratio_network(settings, shape, len(levels)))
         return LadderEnergy(network, levels, *moments)
+
+    @staticmethod
+    def _per_class(settings: Mapping[str, Any], shape: Any, classes: int) -> nn.Module:
+        """A number for each class and one for all together."""
+        if is_picture(settings, shape):
+            raise ValueError(
+                "pictures with a label are learned by objective='levels', or as rows of numbers with "
+                "network='mlp'"
+            )
+        return PerClass(ratio_network(settings, shape, classes + 1))
 
     def _tamed(self, network: nn.Module) -> nn.Module:
         return spectrally_normalised(network) if self.get_params()["spectral"] else network
@@ -261,12 +285,14 @@ class EBM(EnergyEstimator):
         dim = math.prod(facts["event_shape"])
         name = self._objective(facts)
         if name == "levels":
-            loss = DenoisingLoss(self._all_levels(facts), edm_weight(facts["scale"]))
+            hidden = LABEL_DROPOUT if "classes" in facts else 0.0
+            loss = DenoisingLoss(self._all_levels(facts), edm_weight(facts["scale"]), hidden)
             return Composition(model, EnergyDenoising(loss))
         if name in _CHAINS:
-            objective: Objective = Watched(self._contrastive(facts, dim), dim)
+            watched = Watched(self._contrastive(facts, dim), dim)
+            objective: Objective = self._hiding(watched, facts)
         elif name == "nce":
-            objective = NoiseContrastive(self._noise_density(noise), nu=2)
+            objective = self._hiding(NoiseContrastive(self._noise_density(noise), nu=2), facts)
             return Composition(model, Perturbed(objective, noise))
         elif name == "ratio":
             return Composition(model, self._ratios(facts))
@@ -280,6 +306,13 @@ class EBM(EnergyEstimator):
             objective = ExactScoreMatching() if name == "exact" else SlicedScoreMatching()
             return Composition(model, Perturbed(objective, noise))
         return Composition(model, Perturbed(objective, noise), by_parts(dim, noise))
+
+    @staticmethod
+    def _hiding(objective: Objective, facts: Mapping[str, Any]) -> Objective:
+        """The objective on rows some of whose classes are hidden, as a class of their own."""
+        if "classes" not in facts:
+            return objective
+        return HiddenLabels(objective, _HIDDEN, len(facts["classes"]))
 
     def _habits(self) -> Mapping[str, Any]:
         settings, name = self.get_params(), self._objective(self.facts_)
@@ -355,13 +388,20 @@ class EBM(EnergyEstimator):
         start = self.from_noise(count, rng)
         return run_chains(kernel, target, start, moves, rng=rng, keep="last").x
 
-    def from_noise(self, n: int, rng: torch.Generator) -> Tensor:
+    def _class_starts(self, classes: Tensor, kernel: Kernel, rng: torch.Generator) -> Tensor:
+        if self._objective(self.facts_) != "levels":
+            return super()._class_starts(classes, kernel, rng)
+        return self.from_noise(len(classes), rng, classes)
+
+    def from_noise(self, n: int, rng: torch.Generator, classes: Tensor | None = None) -> Tensor:
         """Encoded starts of chains: a wide Gaussian brought down the levels of the energy.
 
         Parameters
         ----------
         n : int
         rng : torch.Generator
+        classes : Tensor of shape (n,), optional
+            The class of each.
 
         Returns
         -------
@@ -383,15 +423,15 @@ class EBM(EnergyEstimator):
         start = (mean + (variance + law.sigma_max**2).sqrt() * eps).reshape(
             n, *facts["event_shape"]
         )
-        energy = cast(LevelEnergy, model)
+        energy = cast(LevelEnergy, self._given(classes))
         return down_to(energy.sigma, energy, start, law, rng)
 
-    def _finish(self, x: Tensor) -> Tensor:
+    def _finish(self, x: Tensor, classes: Tensor | None = None) -> Tensor:
         """Pictures without the noise of the level they were drawn at."""
         pictures = len(self.facts_["event_shape"]) == 3
         if not pictures or self._objective(self.facts_) != "levels":
             return x
-        model = cast(LevelEnergy, self.model_)
+        model = cast(LevelEnergy, self._given(classes))
         with torch.no_grad():
             return cast(Tensor, EnergyDenoiser(model)(x, model.sigma))
 

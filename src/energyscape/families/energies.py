@@ -28,10 +28,12 @@ from torch import Tensor, nn
 from energyscape.families.bar import ProgressCallback, as_steps
 from energyscape.families.base import DensityEstimator
 from energyscape.families.judging import Values
+from energyscape.families.labels import class_codes
 from energyscape.families.log_z import Verdict, broad_base, normalised
+from energyscape.families.networks import PerClass
 from energyscape.families.walks import SAMPLERS, settled, settled_given, walker, warmed
 from energyscape.mcmc import MALA, GaussianBase, Kernel, ParallelTempering, run_chains
-from energyscape.models import ConfinedEnergy, Energy, NetworkEnergy
+from energyscape.models import ClassEnergy, ConfinedEnergy, Energy, NetworkEnergy
 from energyscape.objectives import (
     Aux,
     ChainsDiverged,
@@ -153,7 +155,8 @@ class EnergyEstimator(DensityEstimator):
 
     def _confined(self, network: nn.Module, facts: Mapping[str, Any]) -> Energy:
         centre = torch.tensor(facts["mean"], dtype=torch.float32).reshape(facts["event_shape"])
-        return ConfinedEnergy(NetworkEnergy(network), _CONFINEMENT * facts["scale"], centre)
+        energy = ClassEnergy(network) if isinstance(network, PerClass) else NetworkEnergy(network)
+        return ConfinedEnergy(energy, _CONFINEMENT * facts["scale"], centre)
 
     def _base(self, device: torch.device) -> GaussianBase:
         """A Gaussian somewhat wider than the data, coordinate by coordinate."""
@@ -189,7 +192,7 @@ class EnergyEstimator(DensityEstimator):
         """The kernel called `name` for the energy that was fitted."""
         return walker(name, self.facts_["scale"], math.prod(self.facts_["event_shape"]))
 
-    def _finish(self, x: Tensor) -> Tensor:
+    def _finish(self, x: Tensor, classes: Tensor | None = None) -> Tensor:
         """What is shown of chains on the energy: where they ended."""
         return x
 
@@ -279,6 +282,41 @@ class EnergyEstimator(DensityEstimator):
 
     # -- faces ---------------------------------------------------------------------------------
 
+    def _classes(
+        self, n: int, label: Any, guidance: float | None, rng: torch.Generator
+    ) -> Tensor | None:
+        """The classes asked for; without them samples are of all classes together."""
+        if label is None or guidance is not None or "classes" not in self.facts_:
+            if guidance is not None and "classes" in self.facts_:
+                raise ValueError(
+                    "guidance is for edm, ddpm and ncsn; an energy with classes takes label alone"
+                )
+            return super()._classes(n, label, guidance, rng)
+        return class_codes(label, n, self.facts_)
+
+    def _given(self, classes: Tensor | None) -> Energy:
+        """The fitted energy, of the class of each row where there are some."""
+        energy = cast(Energy, self.model_)
+        if classes is None:
+            return energy
+        given: Energy = energy.given(classes.to(next(energy.parameters()).device))  # type: ignore[operator]
+        return given
+
+    def _class_starts(self, classes: Tensor, kernel: Kernel, rng: torch.Generator) -> Tensor:
+        """Draws of each row's class, class by class from a Gaussian upwards."""
+        device = next(self.model_.parameters()).device
+        pool = torch.from_numpy(np.ascontiguousarray(self.calibration_["chains"])).to(device)
+        start, base = pool.new_empty(len(classes), *pool.shape[1:]), broad_base(pool)
+        for one in classes.unique():
+            rows = torch.nonzero(classes == one)[:, 0].to(device)
+            target = self._given(one).at(None)
+            # Weights are shared out among many, of which few may be wanted.
+            drawn = settled(target, base, kernel, max(256, len(rows)), self.default_steps, rng)
+            start[rows] = drawn[
+                torch.randperm(len(drawn), generator=rng, device=device)[: len(rows)]
+            ]
+        return start
+
     def _starts(self, n: int, device: torch.device, rng: torch.Generator) -> Tensor:
         """Starts of sampling chains: settled chains, each as often as any other."""
         pool = torch.from_numpy(np.ascontiguousarray(self.calibration_["chains"])).to(device)
@@ -292,11 +330,16 @@ class EnergyEstimator(DensityEstimator):
         steps: int | None,
         sampler: str | None,
         progress: ProgressCallback | None,
+        classes: Tensor | None = None,
+        guidance: float | None = None,
     ) -> Tensor:
         name, count = sampler or "mala", steps or self.default_steps
         device = next(self.model_.parameters()).device
-        target = cast(Energy, self.model_).at(None)
-        start = self._starts(n, device, rng)
+        target = self._given(classes).at(None)
+        if classes is None:
+            start = self._starts(n, device, rng)
+        else:
+            start = self._class_starts(classes, self._kernel("mala"), rng)
         warmup = 0
         if name == "tempering":
             step = 0.01 * self.facts_["scale"] ** 2
@@ -317,7 +360,7 @@ class EnergyEstimator(DensityEstimator):
             keep="last",
             progress=as_steps(progress, "sampling"),
         ).x
-        return self._finish(drawn)
+        return self._finish(drawn, classes)
 
     def _sample_conditional(
         self,
@@ -335,15 +378,14 @@ class EnergyEstimator(DensityEstimator):
         values = torch.where(known, values, 0).to(own.dtype)
         chains = torch.from_numpy(np.ascontiguousarray(self.calibration_["chains"])).to(values)
         base = GaussianBase.fit(chains, jitter=1e-3, widen=1.2)
-        target, kernel = (
-            cast(Energy, self.model_).at(None),
-            walker("mala", self.facts_["scale"], dim),
-        )
+        kernel = walker("mala", self.facts_["scale"], dim)
         particles = _PARTICLES if dim <= _PARTICLE_DIMENSIONS else 4
         shown = as_steps(progress, "conditional sampling")
         parts, blocks = [], torch.arange(len(values)).split(_ROWS // particles)
         for i, rows in enumerate(blocks):
             here = values[rows], known[rows], particles, steps or self.default_steps
+            labels = None if classes is None else classes[rows].repeat_interleave(particles)
+            target = self._given(labels).at(None)
             parts.append(settled_given(target, base, kernel, *here, rng))
             if shown is not None:
                 shown(i + 1, len(blocks))

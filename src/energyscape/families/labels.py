@@ -180,10 +180,14 @@ class HiddenLabels:
     ----------
     objective : Objective
     probability : float
+    hidden : int
+        What a hidden label, and one that is missing, is told as. Where chains keep their labels it is
+        a class of its own, since -1 is a slot that has none yet.
     """
 
     objective: Callable[..., Any]
     probability: float = LABEL_DROPOUT
+    hidden: int = -1
 
     @property
     def needs_double_backward(self) -> bool:
@@ -208,5 +212,5 @@ class HiddenLabels:
         """The loss of each row."""
         if label is not None:
             hidden = torch.rand(len(x), generator=rng, device=x.device) < self.probability
-            label = torch.where(hidden, -1, label)
+            label = torch.where(hidden | (label < 0), self.hidden, label)
         return self.objective(model, x, aux, rng, label=label)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from energyscape.diffusion import sample
 from energyscape.families.walks import ScatteredMALA, walker
 from energyscape.mcmc import HMC, ULA, Kernel
-from energyscape.models import Energy, EnergyDenoiser
+from energyscape.models import Energy, EnergyDenoiser, PreconditionedEnergy
 from energyscape.objectives import Aux, DenoisingLoss, LossOutput
 from energyscape.schedules import Schedule
 
@@ -38,6 +38,10 @@ class LevelEnergy(Energy):
         super().__init__()
         self.energy = energy
         self.sigma = sigma
+
+    def given(self, label: int | Tensor) -> Energy:
+        """The energy given one class, or one class a row."""
+        return LevelEnergy(cast(PreconditionedEnergy, self.energy).given(label), self.sigma)
 
     def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         """E(x, sigma), shape (batch,)."""

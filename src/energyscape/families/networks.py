@@ -48,7 +48,7 @@ def field_network(
         If a picture network is asked for on a table.
     """
     width, blocks, dropout = settings["width"], settings["blocks"], settings["dropout"]
-    if _is_picture(settings, event_shape):
+    if is_picture(settings, event_shape):
         return PictureNet(
             event_shape,
             width=width or 32,
@@ -71,7 +71,7 @@ def energy_network(settings: Mapping[str, Any], event_shape: Sequence[int]) -> n
     ``blocks`` counts the hidden layers of the perceptron.
     """
     width, blocks = settings["width"], settings["blocks"]
-    if _is_picture(settings, event_shape):
+    if is_picture(settings, event_shape):
         return PictureEnergyNet(event_shape, width=width or 32, blocks=blocks or 1, noise=False)
     dim = math.prod(event_shape)
     if dim <= FEW:
@@ -93,18 +93,51 @@ def ratio_network(
     return nn.Sequential(nn.Flatten(1), *layers[:-1], nn.Linear(wide, outputs))
 
 
-def level_energy_network(settings: Mapping[str, Any], event_shape: Sequence[int]) -> nn.Module:
-    """A smooth scalar network that is told the noise level."""
+class PerClass(nn.Module):
+    """A network with one number for each class and a last one for no class (label -1).
+
+    Parameters
+    ----------
+    network : Module
+        Of outputs (batch, classes + 1).
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, x: Tensor, c_noise: Tensor | None = None, label: Tensor | None = None
+    ) -> Tensor:
+        """The number that stands for each row's class, shape (batch,)."""
+        if c_noise is not None:
+            raise ValueError("this network takes no noise level")
+        out = cast(Tensor, self.network(x))
+        none = out.shape[1] - 1
+        if label is None:
+            return out[:, none]
+        index = torch.where((label < 0) | (label > none), none, label)
+        return out.gather(1, index[:, None]).squeeze(1)
+
+
+def level_energy_network(
+    settings: Mapping[str, Any], event_shape: Sequence[int], num_labels: int = 0
+) -> nn.Module:
+    """A smooth scalar network that is told the noise level, and the class where there are some."""
     width, blocks = settings["width"], settings["blocks"]
-    if _is_picture(settings, event_shape):
-        return PictureEnergyNet(event_shape, width=width or 32, blocks=blocks or 1)
-    return ResidualMLP(event_shape, width=width or 128, blocks=blocks or 3, scalar=True)
+    if is_picture(settings, event_shape):
+        return PictureEnergyNet(
+            event_shape, width=width or 32, blocks=blocks or 1, num_labels=num_labels
+        )
+    return ResidualMLP(
+        event_shape, width=width or 128, blocks=blocks or 3, scalar=True, num_labels=num_labels
+    )
 
 
 def score_network(settings: Mapping[str, Any], event_shape: Sequence[int]) -> nn.Module:
     """A smooth field without noise level, as small as an energy's network."""
     width, blocks = settings["width"], settings["blocks"]
-    if _is_picture(settings, event_shape):
+    if is_picture(settings, event_shape):
         return PictureNet(event_shape, width=width or 16, blocks=blocks or 1, noise=False)
     dim = math.prod(event_shape)
     if dim <= FEW:
@@ -170,7 +203,8 @@ class WaveMLP(nn.Module):
         return cast(Tensor, out.squeeze(1) if self.scalar else out.reshape(x.shape))
 
 
-def _is_picture(settings: Mapping[str, Any], event_shape: Sequence[int]) -> bool:
+def is_picture(settings: Mapping[str, Any], event_shape: Sequence[int]) -> bool:
+    """Whether the setting ``network`` and the rows' shape ask for a network of pictures."""
     kind = settings["network"]
     if kind == "picture" and len(event_shape) != 3:
         # ScoreModel's `network` is its face, and `architecture` what others call network.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -121,18 +122,22 @@ class EnergyDenoiser(Denoiser):
         self.energy = energy
 
     def forward(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
-        """E[x_0 | x], shape of x; a label is refused."""
-        if label is not None:
-            raise ValueError("an energy's denoiser takes no labels")
+        """E[x_0 | x], shape of x; given labels where the energy has ``given(label)``."""
         create_graph = torch.is_grad_enabled()
-        score = self.energy.score(x, sigma, create_graph=create_graph)
+        score = self._energy(label).score(x, sigma, create_graph=create_graph)
         return x + per_row(sigma, x).square() * score
 
     def at(self, sigma: float, label: Tensor | None = None) -> object:  # type: ignore[override]
         """The energy at one level: unlike other denoisers it knows its log-density."""
-        if label is not None:
-            raise ValueError("an energy's denoiser takes no labels")
-        return self.energy.at(sigma)
+        return self._energy(label).at(sigma)
+
+    def _energy(self, label: Tensor | None) -> Energy:
+        if label is None:
+            return self.energy
+        given = getattr(self.energy, "given", None)
+        if given is None:
+            raise ValueError(f"labels were given, but {type(self.energy).__name__} takes none")
+        return cast(Energy, given(label))
 
 
 class Labelled(Denoiser):

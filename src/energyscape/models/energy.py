@@ -256,6 +256,10 @@ class ConfinedEnergy(Energy):
         """That of the energy within."""
         return self.energy.box
 
+    def given(self, label: int | Tensor) -> Energy:
+        """The tilted energy given one class, or one class a row, where the energy within has them."""
+        return ConfinedEnergy(_given(self.energy, label), self.scale, self.get_buffer("centre"))
+
     def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         """The tilted energy, shape (batch,)."""
         offset = (x - self.get_buffer("centre").to(x.dtype)) / self.scale
@@ -300,6 +304,29 @@ class ConfinedEnergy(Energy):
         return score - curvature * (x - centre), along - curvature * squares
 
 
+def _given(energy: Energy, label: int | Tensor) -> Energy:
+    given = getattr(energy, "given", None)
+    if given is None:
+        raise ValueError(
+            f"labels were given, but {type(energy).__name__} takes none: train without them, or use "
+            "an energy with given(label), such as ClassEnergy"
+        )
+    return cast(Energy, given(label))
+
+
+class _LabelledNetwork(nn.Module):
+    """A network of (x, c_noise, label) at a label."""
+
+    def __init__(self, network: nn.Module, label: int | Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("label", torch.as_tensor(label), persistent=False)
+
+    def forward(self, x: Tensor, c_noise: Tensor | None = None) -> Tensor:
+        label = self.get_buffer("label").to(x.device).expand(x.shape[0])
+        return cast(Tensor, self.network(x, c_noise, label))
+
+
 class PreconditionedEnergy(Energy):
     """A noise-conditional energy well scaled at every level.
 
@@ -322,6 +349,11 @@ class PreconditionedEnergy(Energy):
         super().__init__()
         self.network = network
         self.preconditioning = EDMPreconditioning(sigma_data)
+
+    def given(self, label: int | Tensor) -> Energy:
+        """The energy given one class, or one class a row, where the network takes labels."""
+        network = _LabelledNetwork(self.network, label)
+        return PreconditionedEnergy(network, self.preconditioning.sigma_data)
 
     def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         """E(x, sigma), shape (batch,)."""

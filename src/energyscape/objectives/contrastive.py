@@ -105,6 +105,19 @@ class ImprovedStep:
         return self.weight * term, moved.detach()
 
 
+def _class_weights(label: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights under which rows and negatives of each class have the same total, shape (batch,) each.
+
+    A slot keeps its class, so the classes of the slots drawn are not quite those of the rows; left so,
+    the energy of a class that the data show more often than the chains would fall without end. Rows of
+    a class that no chain has are left out of the step.
+    """
+    top = int(torch.maximum(label.max(), negative.max())) + 2
+    rows, chains = (torch.bincount(part + 1, minlength=top) for part in (label, negative))
+    ratio = rows / chains.clamp(min=1)
+    return (chains > 0).to(torch.float32)[label + 1], ratio.to(torch.float32)[negative + 1]
+
+
 @dataclass(frozen=True)
 class Contrastive:
     """``E(x+) - E(stopgrad x-)`` with negatives from chains on the model.
@@ -281,6 +294,9 @@ class Contrastive:
         both = cast(Energy, conditioned(model, labels))
         high, low = energies_of(both, torch.cat([x, negative])).chunk(2)
         loss = high - low
+        if label is not None and negative_label is not None:
+            up, down = _class_weights(label, negative_label)
+            loss = up * high - down * low
         if self.regulariser > 0:
             loss = loss + self.regulariser * (high.square() + low.square())
         if extra is not None:
