@@ -143,6 +143,8 @@ class ScoreModel(EnergyEstimator):
         steps: int | None,
         sampler: str | None,
         progress: ProgressCallback | None,
+        classes: Tensor | None = None,
+        guidance: float | None = None,
     ) -> Tensor:
         if not self._is_field:
             return super()._sample_encoded(n, rng, steps=steps, sampler=sampler, progress=progress)
