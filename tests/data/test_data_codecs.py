@@ -168,17 +168,20 @@ def test_category_and_blank_probabilities_are_exact_for_the_matching_mixture() -
     rows = pl.DataFrame({"c": ["a", "b", "c", None]})
     probability = np.array([0.2, 0.5, 0.05, 0.25])
     block: LabelBlock = codec.blocks[0]
+    there = codec.signs["c"]
+    assert there.scale == pytest.approx(1 / np.sqrt(1 - there.mean**2))
+    noise = 0.15 * there.scale
     for rng in (None, np.random.default_rng(0)):
         x, log_abs_det = codec.encode(rows, rng)
         value, sign = x[:, :3], x[:, 3]
         terms = []
         for c in range(4):
             if c == 3:
-                log_p = normal(value).sum(1) + normal(sign, -1, 0.15)
+                log_p = normal(value).sum(1) + normal(sign, there.scale * (-1 - there.mean), noise)
             else:
                 centre = block.scale * (np.eye(3)[c] - block.frequency)
                 log_p = normal(value - centre, 0, 0.1 * block.scale).sum(1)
-                log_p = log_p + normal(sign, 1, 0.15)
+                log_p = log_p + normal(sign, there.scale * (1 - there.mean), noise)
             terms.append(np.log(probability[c]) + log_p)
         log_mixture = np.logaddexp.reduce(terms)
         np.testing.assert_allclose(log_mixture + log_abs_det, np.log(probability), atol=1e-9)
@@ -281,7 +284,8 @@ def test_conditioning_and_filling_in() -> None:
     where = dict(codec.groups)["maybe"]
     assert (~known[blank, where.start]).all()
     assert known[~blank].all()
-    assert (x[:, codec.indicators["maybe"]] == 1).all()
+    present = codec.signs["maybe"].encode(np.ones(1, dtype=np.int64), None)[0]
+    assert (x[:, codec.indicators["maybe"]] == present[0, 0]).all()
     assert codec.decode(x).null_count().sum_horizontal()[0] == 0
 
 

@@ -8,20 +8,23 @@ training rows; ``log|dx/dv| = log T'(v) - log s``. T is the identity, or for hea
 
 the second because one wild value would otherwise set s and squeeze the rest into a point. Here
 IQR = 1.349 r; when half the values are tied, r is the median distance of the others to the median.
-Whole numbers are first spread over their cell, ``v + u`` with ``u ~ U[0, 1)`` of density 1.
+Whole numbers are first spread over their cell, ``v + u`` with ``u ~ U[0, 1)`` of density 1. Columns
+with spikes or with coarse whole numbers go by their ranks instead (:mod:`energyscape.data.ranks`), and
+whole numbers of at most 16 values from lowest to highest stay steps, ``(v - m) / s + 0.075 e / s``.
 
 Names. A category of k values is ``x = a (onehot - p) + tau e`` with ``e ~ N(0, I_k)``, p the
 training frequencies and ``a = min(1 / sqrt(1 - sum p^2), 4)``, so that the block's total variance
 is about that of one number. ``tau = a / 10``: two coordinates change order with probability
 ``Phi(-10 / sqrt 2) = 7.7e-13``, so the largest coordinate gives the value back with a leak below
-``(k - 1) 7.7e-13``. A boolean is one dimension ``+-1 + 0.15 e`` (leak ``Phi(-1/0.15) = 1.3e-11``).
+``(k - 1) 7.7e-13``. A boolean is one dimension, ``a (+-1 - m + 0.15 e)`` with m the mean of the signs
+and ``a = min(1 / std, 4)`` (leak ``Phi(-1/0.15) = 1.3e-11``).
 A value never seen sits at the block's origin before centring (no category). log_abs_det is
 ``-log q(noise)``.
 
-Blanks. In a column with blanks in training one more dimension says so: ``+1`` present, ``-1``
-blank, noise 0.15. The value dimensions of a blank are N(0, 1) with ``-log N`` accounted, which is
-exact when the model learns that law; and read as importance sampling it estimates the density of
-the other columns, which is what a blank in a column without indicator gets.
+Blanks. In a column with blanks in training one more dimension says so, as a boolean does: the rarer
+blanks are, the farther out. The value dimensions of a blank are N(0, 1) with ``-log N`` accounted,
+which is exact when the model learns that law; and read as importance sampling it estimates the
+density of the other columns, which is what a blank in a column without indicator gets.
 """
 
 from __future__ import annotations
@@ -30,9 +33,10 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from energyscape.data.ranks import RankBlock
 from energyscape.data.values import BLANK
 
-__all__ = ["SIGN_NOISE", "LabelBlock", "NumberBlock", "SignBlock", "draw", "log_q"]
+__all__ = ["SIGN_NOISE", "LabelBlock", "NumberBlock", "SignBlock", "StepBlock", "draw", "log_q"]
 
 SIGN_NOISE = 0.15
 _CATEGORY_NOISE = 0.1
@@ -131,24 +135,76 @@ def _tails(v: np.ndarray) -> tuple[float, float, bool]:
 
 
 class SignBlock(NamedTuple):
-    """A yes or no in one dimension, ``-1`` or ``+1`` with noise 0.15."""
+    """A yes or no in one dimension, ``a (+-1 - mean) + 0.15 a e``; mean and scale a of training rows.
+
+    The scale makes a rare answer as far from the mean as it is rare, a = min(1 / std, 4): left at 1 a
+    blank of one row in thirty would be a thirtieth of a number's variance, and be learned last.
+    """
+
+    mean: float = 0.0
+    scale: float = 1.0
 
     @property
     def width(self) -> int:
         """Dimensions."""
         return 1
 
+    @classmethod
+    def fit(cls, codes: np.ndarray) -> Self:
+        """Mean and scale from codes 0, 1 (negative ones not counted)."""
+        known = codes[codes >= 0]
+        if not len(known):
+            return cls()
+        mean = float(2.0 * known.mean() - 1.0)
+        return cls(mean, float(1 / max(np.sqrt(1 - mean**2), 1 / _LARGEST_SCALE)))
+
     def encode(
         self, codes: np.ndarray, rng: np.random.Generator | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Codes 0, 1 (negative: neither) to x [N, 1] and log_abs_det [N]."""
         e = draw((len(codes), 1), rng)
-        sign = np.where(codes < 0, 0.0, 2.0 * codes - 1.0)
-        return sign[:, None] + SIGN_NOISE * e, -log_q(e, SIGN_NOISE)
+        sign = np.where(codes < 0, 0.0, 2.0 * codes - 1.0) - self.mean
+        noise = SIGN_NOISE * self.scale
+        return self.scale * sign[:, None] + noise * e, -log_q(e, noise)
 
     def decode(self, x: np.ndarray) -> np.ndarray:
         """Codes [N]."""
-        return (x[:, 0] > 0).astype(np.int64)
+        return (x[:, 0] / self.scale + self.mean > 0).astype(np.int64)
+
+
+class StepBlock(NamedTuple):
+    """Few whole values in one dimension, ``(v - mean) / std + 0.075 e / std``, in their order.
+
+    The noise is that of a yes or no (two steps of 1 instead of one of 2), so a value leaks into each of
+    its neighbours with probability ``Phi(-0.5 / 0.075) = 1.3e-11``.
+    """
+
+    mean: float
+    std: float
+    low: float
+    high: float
+
+    @property
+    def width(self) -> int:
+        """Dimensions."""
+        return 1
+
+    @classmethod
+    def fit(cls, values: np.ndarray, low: float, high: float) -> Self:
+        """Mean and deviation of values [N], NaN for blanks; ``low``, ``high`` bound what is decoded."""
+        v = values[~np.isnan(values)]
+        return cls(float(v.mean()), max(float(v.std()), 0.5 / _LARGEST_SCALE), low, high)
+
+    def encode(
+        self, values: np.ndarray, rng: np.random.Generator | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """x [N, 1] and log_abs_det [N]; rows that are NaN come back as NaN."""
+        e, noise = draw((len(values), 1), rng), SIGN_NOISE / 2 / self.std
+        return (values[:, None] - self.mean) / self.std + noise * e, -log_q(e, noise)
+
+    def decode(self, x: np.ndarray) -> np.ndarray:
+        """Whole values [N] within [low, high]."""
+        return np.clip(np.round(x[:, 0] * self.std + self.mean), self.low, self.high)
 
 
 class LabelBlock(NamedTuple):
@@ -197,18 +253,24 @@ def blank_rows(values: np.ndarray) -> np.ndarray:
 
 def block_state(block: Any) -> tuple[list[float], np.ndarray]:
     """(numbers, frequencies) that describe a block; :func:`block_from_state` is the inverse."""
-    if isinstance(block, NumberBlock):
-        return [float(value) for value in block], np.zeros(0)
+    if isinstance(block, RankBlock):
+        ends = [float(block.cell), block.low, block.high]
+        return ends, np.concatenate([block.knots, block.ranks])
     if isinstance(block, LabelBlock):
         return [block.scale], block.frequency
-    return [], np.zeros(0)
+    return [float(value) for value in block], np.zeros(0)
 
 
 def block_from_state(kind: str, values: np.ndarray, frequency: np.ndarray) -> Any:
     """The block of a column of this kind."""
     if kind == "boolean":
-        return SignBlock()
+        return SignBlock(*(float(value) for value in values))  # none in runs of the first version
     if kind == "category":
         return LabelBlock(np.asarray(frequency, dtype=np.float64), float(values[0]))
+    if len(values) == 4:
+        return StepBlock(*(float(value) for value in values))
+    if len(frequency):
+        knots, ranks = np.split(np.asarray(frequency, dtype=np.float64), 2)
+        return RankBlock(knots, ranks, bool(values[0]), float(values[1]), float(values[2]))
     mean, std, median, spread, heavy, cell, low, high = (float(value) for value in values)
     return NumberBlock(mean, std, median, spread, bool(heavy), bool(cell), low, high)

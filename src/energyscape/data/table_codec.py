@@ -15,10 +15,10 @@ from typing import Any, Self
 import numpy as np
 
 from energyscape.data.blocks import (
-    SIGN_NOISE,
     LabelBlock,
     NumberBlock,
     SignBlock,
+    StepBlock,
     blank_rows,
     block_from_state,
     block_state,
@@ -27,6 +27,7 @@ from energyscape.data.blocks import (
 )
 from energyscape.data.codecs import Encoded
 from energyscape.data.errors import DataError
+from energyscape.data.ranks import RankBlock, ranked, stepped
 from energyscape.data.schema import Column, Schema, unknown_column
 
 __all__ = ["TableCodec"]
@@ -58,7 +59,8 @@ class TableCodec:
     Attributes
     ----------
     groups : list of (column name, slice of the dimensions of x that belong to it).
-    indicators : column name to the dimension that is +1 where the value is present, -1 where blank.
+    indicators : column name to the dimension that says whether the value is present.
+    signs : column name to how it says so.
 
     Examples
     --------
@@ -80,6 +82,7 @@ class TableCodec:
         self.blocks: list[Any] = []
         self.groups: list[tuple[str, slice]] = []
         self.indicators: dict[str, int] = {}
+        self.signs: dict[str, SignBlock] = {}
 
     def __repr__(self) -> str:
         size = self.groups[-1][1].stop if self.groups else "not fitted"
@@ -98,6 +101,11 @@ class TableCodec:
             _fit_block(column, values)
             for column, values in zip(self.schema.modelled, bare, strict=True)
         ]
+        self.signs = {
+            column.name: SignBlock.fit((~blank_rows(values)).astype(np.int64))
+            for column, values in zip(self.schema.modelled, bare, strict=True)
+            if column.has_missing
+        }
         self._lay_out()
         return self
 
@@ -181,7 +189,7 @@ class TableCodec:
             x[:, where.start : where.start + block.width] = part
             log_abs_det += log_det
             if name in self.indicators:
-                sign, log_det = SignBlock().encode((~blank).astype(np.int64), rng)
+                sign, log_det = self.signs[name].encode((~blank).astype(np.int64), rng)
                 x[:, self.indicators[name]] = sign[:, 0]
                 log_abs_det += log_det
         return Encoded(x, log_abs_det)
@@ -203,7 +211,8 @@ class TableCodec:
         for _, block, (name, where) in self._parts():
             value = block.decode(x[:, where.start : where.start + block.width])
             if name in self.indicators:
-                blank = x[:, self.indicators[name]] < 0
+                sign = x[:, self.indicators[name], None]
+                blank = self.signs[name].decode(sign) == 0
                 value[blank] = np.nan if value.dtype.kind == "f" else values.BLANK
             bare[name] = value
         if self.schema.array:
@@ -313,7 +322,7 @@ class TableCodec:
             part[blank] = draw((int(blank.sum()), block.width), rng)
             x[:, where.start : where.start + block.width] = part
             if name in self.indicators:
-                sign, _ = SignBlock().encode((~blank).astype(np.int64), rng)
+                sign, _ = self.signs[name].encode((~blank).astype(np.int64), rng)
                 x[:, self.indicators[name]] = sign[:, 0]
         return x, known
 
@@ -332,8 +341,8 @@ class TableCodec:
             blank = blank_rows(bare)
             known[blank, where.start : where.start + block.width] = False
             if name in self.indicators:
-                e = draw((int(blank.sum()), 1), rng)
-                x[blank, self.indicators[name]] = 1 + SIGN_NOISE * e[:, 0]
+                sign, _ = self.signs[name].encode(np.ones(int(blank.sum()), dtype=np.int64), rng)
+                x[blank, self.indicators[name]] = sign[:, 0]
         return x, known
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -344,6 +353,9 @@ class TableCodec:
             numbers, frequency = block_state(block)
             arrays[f"block.{j}.values"] = np.array(numbers, dtype=np.float64)
             arrays[f"block.{j}.frequency"] = frequency
+        for j, column in enumerate(self.schema.modelled):
+            if column.name in self.signs:
+                arrays[f"sign.{j}.values"] = np.array(self.signs[column.name], dtype=np.float64)
         return arrays, {"codec": "table", "schema": self.schema.to_dict()}
 
     @classmethod
@@ -357,13 +369,16 @@ class TableCodec:
             codec.blocks.append(
                 block_from_state(column.kind, arrays[key], arrays[f"block.{j}.frequency"])
             )
+            if column.has_missing:
+                known = arrays.get(f"sign.{j}.values", ())  # not in runs of the first version
+                codec.signs[column.name] = SignBlock(*(float(value) for value in known))
         codec._lay_out()
         return codec
 
 
 def _fit_block(column: Column, bare: np.ndarray) -> Any:
     if column.kind == "boolean":
-        return SignBlock()
+        return SignBlock.fit(bare)
     if column.kind == "category":
         return LabelBlock.fit(bare, len(column.categories))
     cell = column.kind == "integer" or (column.kind == "datetime" and column.resolution >= 1)
@@ -373,4 +388,8 @@ def _fit_block(column: Column, bare: np.ndarray) -> Any:
         span = high - low
         step = column.resolution if column.kind == "datetime" and cell else 1.0
         low, high = 0.0, float(np.floor(span / step)) if cell else span
+    if cell and stepped(bare):
+        return StepBlock.fit(bare, low, high)
+    if ranked(bare, cell):
+        return RankBlock.fit(bare, cell, low, high)
     return NumberBlock.fit(bare, cell, low, high)

@@ -1,0 +1,188 @@
+r"""A number by its rank: for columns with spikes, far tails or few whole values.
+
+    u = F(v),    x = Phi^-1(u),    log|dx/dv| = log F'(v) - log phi(x)
+
+with F the training rows' distribution function, linear between at most 129 knots at their quantiles
+(at least 10 rows apart), so that x is standard normal in the training rows whatever the column's
+law. Beyond the range seen x goes on at its mean slope over that range.
+
+A spike is a value that many rows share and its neighbours do not: F jumps there from a to b, and the
+value is spread over the jump, ``u ~ U[a, b)``, of density ``q(x) = phi(x) / (b - a)``. So
+``-log q`` makes a *probability* of the value, where other values of the column have a density: the
+law is one of a lump and a smooth part, and both are exact. Whole numbers are spread over their cell,
+``v + w`` with ``w ~ U[0, 1)``, and F has knots at the cells' ends: all of theirs are probabilities.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Self
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+__all__ = ["RankBlock", "ranked", "spikes", "stepped"]
+
+_MOST_KNOTS = 128
+_COARSE_SHARE = 0.1
+_FEW_STEPS = 16
+_ROWS_BETWEEN = 10
+_SPIKE_SHARE, _SPIKE_ROWS, _SPIKE_RATIO, _SPIKE_NEIGHBOURS = 0.02, 10, 5.0, 5
+
+
+def spikes(values: np.ndarray) -> np.ndarray:
+    """Values that at least 2 % of the rows (and 10) share, and five times as many as share each of
+    the ten nearest other values in the mean. Rounding makes no spikes: it ties neighbours alike.
+
+    >>> v = np.concatenate([np.zeros(50), np.linspace(1, 2, 200)])
+    >>> spikes(v), spikes(np.round(np.linspace(1, 2, 200), 1))
+    (array([0.]), array([], dtype=float64))
+    """
+    known, counts = np.unique(values, return_counts=True)
+    often = np.flatnonzero(counts >= max(_SPIKE_ROWS, _SPIKE_SHARE * len(values)))
+    found = []
+    for i in often:
+        around = np.r_[max(i - _SPIKE_NEIGHBOURS, 0) : i, i + 1 : i + 1 + _SPIKE_NEIGHBOURS]
+        around = around[around < len(known)]
+        if not len(around) or counts[i] >= _SPIKE_RATIO * counts[around].mean():
+            found.append(known[i])
+    return np.array(found, dtype=np.float64)
+
+
+def stepped(values: np.ndarray) -> bool:
+    """Whether whole numbers are few steps: at most 16 from the lowest to the highest."""
+    v = values[~np.isnan(values)]
+    return bool(len(v)) and 0 < np.ptp(v) < _FEW_STEPS
+
+
+def ranked(values: np.ndarray, cell: bool) -> bool:
+    """Whether a column is better learned by its ranks: it has spikes, or counts coarsely (``cell``).
+
+    A smooth density tells whole numbers apart whose most frequent one holds less than a tenth of the
+    rows; others need cells that are wide where they are frequent.
+    """
+    v = values[~np.isnan(values)]
+    if len(v) < 2 or v.min() == v.max():
+        return False
+    if cell and np.unique(v, return_counts=True)[1].max() >= _COARSE_SHARE * len(v):
+        return True
+    return bool(len(spikes(v)))
+
+
+class RankBlock(NamedTuple):
+    """A number by its rank; see the module's opening lines.
+
+    Examples
+    --------
+    >>> v = np.concatenate([np.zeros(100), np.exp(np.linspace(0, 5, 100))])
+    >>> block = RankBlock.fit(v, False, 0.0, float(v.max()))
+    >>> x, log_abs_det = block.encode(np.array([0.0, 0.0, 20.0]), np.random.default_rng(0))
+    >>> block.decode(x).round(9).tolist()
+    [0.0, 0.0, 20.0]
+    >>> bool(x[0] != x[1]), bool((x[:2] < 0).all())
+    (True, True)
+    """
+
+    knots: np.ndarray
+    ranks: np.ndarray
+    cell: bool
+    low: float
+    high: float
+
+    @property
+    def width(self) -> int:
+        """Dimensions."""
+        return 1
+
+    @classmethod
+    def fit(cls, values: np.ndarray, cell: bool, low: float, high: float) -> Self:
+        """Knots from values [N], NaN for blanks; ``low`` and ``high`` bound what is decoded."""
+        v = np.sort(values[~np.isnan(values)])
+        n = len(v)
+        least = 0.5 / (n + 1)
+        if cell:
+            known, counts = np.unique(v, return_counts=True)
+            # Both ends of each cell that holds rows: between them F is flat where no rows are.
+            knots = np.unique(np.concatenate([known, known + 1]))
+            below = np.concatenate([[0], np.cumsum(counts)])
+            ranks = below[np.searchsorted(known, knots)] / n
+            if len(knots) > _MOST_KNOTS:
+                knots, ranks = _thinned(knots, ranks, n)
+        else:
+            knots, ranks = _continuous(v)
+        ranks = least + (1 - 2 * least) * ranks
+        # A flat piece would have no inverse: every value has at least a little of the mass.
+        floor = least / max(len(ranks), 1)
+        ranks = np.cumsum(np.concatenate([[0.0], np.maximum(np.diff(ranks), floor)]))
+        ranks = least + (1 - 2 * least) * ranks / max(ranks[-1], 1e-300)
+        return cls(knots, ranks, cell, low, high)
+
+    def _slope(self) -> float:
+        """dx/dv beyond the knots."""
+        ends = ndtri(self.ranks[[0, -1]])
+        return float((ends[1] - ends[0]) / (self.knots[-1] - self.knots[0]))
+
+    def encode(
+        self, values: np.ndarray, rng: np.random.Generator | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """x [N, 1] and log_abs_det [N]; rows that are NaN come back as NaN."""
+        w = np.full(values.shape, 0.5) if rng is None else rng.random(values.shape)
+        v = values + w if self.cell else values
+        last = len(self.knots) - 1
+        right = np.searchsorted(self.knots, v, side="right")
+        left = np.searchsorted(self.knots, v, side="left")
+        spiked = right - left > 1  # on a knot that is there twice
+        i = np.clip(np.where(spiked, left, right - 1), 0, last - 1)
+        rise = self.ranks[i + 1] - self.ranks[i]
+        run = np.where(spiked, 1.0, self.knots[i + 1] - self.knots[i])
+        run = np.where(run > 0, run, 1.0)
+        part = np.where(spiked, w, (v - self.knots[i]) / run)
+        u = self.ranks[i] + rise * np.clip(part, 0.0, 1.0)
+        x = ndtri(u)
+        log_slope = np.log(rise) - np.log(run) + 0.5 * x**2 + 0.5 * np.log(2 * np.pi)
+        slope = self._slope()
+        for out, end in ((v < self.knots[0], 0), (v > self.knots[-1], last)):
+            x = np.where(out, ndtri(self.ranks[end]) + (v - self.knots[end]) * slope, x)
+            log_slope = np.where(out, np.log(slope), log_slope)
+        x = np.where(np.isnan(values), np.nan, x)
+        return x[:, None], log_slope
+
+    def decode(self, x: np.ndarray) -> np.ndarray:
+        """Values [N] within [low, high]; whole when the column is."""
+        v = np.interp(ndtr(x[:, 0]), self.ranks, self.knots)
+        return np.clip(np.floor(v) if self.cell else v, self.low, self.high)
+
+
+def _levels(n: int) -> np.ndarray:
+    """Ranks of the knots: even, and towards both ends halved down to ten rows, so that tails keep
+    their shape."""
+    pieces = int(np.clip(n // _ROWS_BETWEEN, 1, _MOST_KNOTS))
+    halves = int(np.log2(max(n / pieces / _ROWS_BETWEEN, 1.0)))
+    ends = 0.5 ** np.arange(1, halves + 1) / pieces
+    return np.unique(np.concatenate([np.linspace(0, 1, pieces + 1), ends, 1 - ends]))
+
+
+def _continuous(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Knots at quantiles of sorted values, those of spikes twice, and the share of rows below."""
+    n = len(v)
+    places = np.unique((_levels(n) * (n - 1)).round().astype(int))
+    knots = np.unique(v[places])
+    ranks = (np.searchsorted(v, knots, "left") + np.searchsorted(v, knots, "right")) / (2 * n)
+    lumps = spikes(v)
+    if len(lumps):
+        ends = [np.searchsorted(v, lumps, side) / n for side in ("left", "right")]
+        keep = ~np.isin(knots, lumps)
+        knots = np.concatenate([knots[keep], lumps, lumps])
+        ranks = np.concatenate([ranks[keep], *ends])
+        order = np.lexsort((ranks, knots))
+        knots, ranks = knots[order], ranks[order]
+    ranks = (ranks - ranks[0]) / (ranks[-1] - ranks[0])
+    return knots, ranks
+
+
+def _thinned(knots: np.ndarray, ranks: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Knots at quantiles, and both ends of cells that hold 2 % of the rows or more."""
+    at = np.searchsorted(ranks, _levels(n))
+    large = np.flatnonzero(np.diff(ranks) >= _SPIKE_SHARE)
+    kept = np.unique(np.concatenate([at, large, large + 1, [0, len(knots) - 1]]))
+    kept = kept[kept < len(knots)]
+    return knots[kept], ranks[kept]

@@ -1,0 +1,182 @@
+"""Numbers by their ranks: exact probabilities of spikes and whole numbers, densities elsewhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import ndtr
+
+from energyscape.data import TableCodec, codec_from_state, schema_from_array
+from energyscape.data.blocks import NumberBlock, SignBlock, StepBlock
+from energyscape.data.ranks import RankBlock, ranked, spikes, stepped
+
+
+def log_normal(x: np.ndarray) -> np.ndarray:
+    return -0.5 * x**2 - 0.5 * np.log(2 * np.pi)
+
+
+def inflated(n: int = 3000, share: float = 0.3) -> np.ndarray:
+    """Zeros among log-normal values."""
+    rng = np.random.default_rng(0)
+    return np.where(rng.random(n) < share, 0.0, np.exp(2 * rng.standard_normal(n)))
+
+
+def whole(n: int = 2000) -> np.ndarray:
+    """Whole numbers with a spike at 0, a far tail and gaps."""
+    rng = np.random.default_rng(1)
+    return np.where(rng.random(n) < 0.9, 0.0, np.round(np.exp(rng.normal(5, 1.5, n))))
+
+
+def fitted(v: np.ndarray, cell: bool) -> RankBlock:
+    return RankBlock.fit(v, cell, float(v.min()), float(v.max()))
+
+
+@pytest.mark.parametrize("cell", [False, True])
+def test_training_rows_become_standard_normal(cell: bool) -> None:
+    """Kolmogorov-Smirnov distance below one knot's share and 1.63 / sqrt(n) of noise in the lumps
+    (1 % of runs are above)."""
+    v = whole() if cell else inflated()
+    x = fitted(v, cell).encode(v, np.random.default_rng(7))[0][:, 0]
+    u = np.sort(ndtr(x))
+    assert np.abs(u - (np.arange(len(u)) + 0.5) / len(u)).max() < 1 / 128 + 1.63 / np.sqrt(len(u))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.one_of(st.integers(-50, 50), st.integers(-(10**9), 10**9)), min_size=2, max_size=60
+    ),
+    st.booleans(),
+    st.one_of(st.none(), st.integers(0, 2**31)),
+)
+def test_values_come_back(numbers: list[int], cell: bool, seed: int | None) -> None:
+    v = np.array(numbers, dtype=np.float64)
+    if v.min() == v.max():
+        return
+    block = fitted(v, cell)
+    x, log_abs_det = block.encode(v, None if seed is None else np.random.default_rng(seed))
+    assert np.isfinite(log_abs_det).all()
+    back = block.decode(x)
+    if cell:
+        np.testing.assert_array_equal(back, v)
+    else:
+        np.testing.assert_allclose(back, v, atol=1e-7 * np.ptp(v))
+
+
+def test_a_spike_has_a_probability_and_the_rest_a_density() -> None:
+    """Under the standard normal they sum to 1, and the spike has its share of the rows, whatever
+    noise is drawn."""
+    v = inflated()
+    block = fitted(v, False)
+    grid = np.concatenate([-np.geomspace(1e6, 1e-9, 100_001), np.geomspace(1e-12, 1e9, 400_001)])
+    x, log_abs_det = block.encode(grid, None)
+    density = np.exp(log_normal(x[:, 0]) + log_abs_det)
+    below, above = grid < 0, grid > 0
+    rest = np.trapezoid(density[below], grid[below]) + np.trapezoid(density[above], grid[above])
+    for seed in (None, 0):
+        rng = None if seed is None else np.random.default_rng(seed)
+        x, log_abs_det = block.encode(np.zeros(5), rng)
+        lump = np.exp(log_normal(x[:, 0]) + log_abs_det)
+        np.testing.assert_allclose(lump, (v == 0).mean(), atol=1e-3)
+        assert rest + lump[0] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_whole_numbers_have_probabilities_that_sum_to_one() -> None:
+    """Cell by cell from the map's own ends: P(v) = Phi(x at v + 1) - Phi(x at v), also where no row
+    was, and the frequent value has its share."""
+    v = whole()
+    block = fitted(v, True)
+    numbers = np.arange(-300.0, v.max() + 300)
+    ends = RankBlock(block.knots, block.ranks, False, block.low, block.high)
+    low, high = (ends.encode(numbers + k, None)[0][:, 0] for k in (0, 1))
+    p = ndtr(high) - ndtr(low)
+    assert p.sum() == pytest.approx(1.0, abs=1e-3)
+    assert p[numbers == 0][0] == pytest.approx((v == 0).mean(), abs=1e-3)
+    # E_q[p / q] over the cell's noise is that probability; exact for each draw where F is linear.
+    x, log_abs_det = block.encode(np.zeros(4), np.random.default_rng(0))
+    np.testing.assert_allclose(
+        np.exp(log_normal(x[:, 0]) + log_abs_det), p[numbers == 0][0], rtol=1e-6
+    )
+
+
+def test_log_det_is_the_derivative_inside_and_beyond_the_range() -> None:
+    v = inflated()
+    block = fitted(v, False)
+    at = np.array([-5.0, 0.3, 1.7, 20.0, 2 * v.max()])
+    h = 1e-7 * np.abs(at)
+    slope = (block.encode(at + h, None)[0] - block.encode(at - h, None)[0])[:, 0] / (2 * h)
+    np.testing.assert_allclose(block.encode(at, None)[1], np.log(slope), rtol=1e-4)
+
+
+def test_spikes_stand_out_and_rounding_makes_none() -> None:
+    rng = np.random.default_rng(0)
+    smooth = rng.normal(size=2000)
+    assert len(spikes(smooth)) == 0
+    assert len(spikes(np.round(smooth, 1))) == 0
+    assert spikes(np.minimum(smooth, 1.0)).tolist() == [1.0]
+    assert spikes(np.concatenate([smooth, np.zeros(60), np.full(80, 0.5)])).tolist() == [0.0, 0.5]
+    assert not ranked(smooth, False)
+    assert ranked(np.maximum(smooth, 0.0), False)
+    assert ranked(rng.integers(0, 4, 300).astype(float), True)
+    assert not ranked(rng.poisson(4000, 300).astype(float), True)
+
+
+def test_the_codec_takes_ranks_where_they_are_due_and_keeps_them() -> None:
+    rng = np.random.default_rng(0)
+    data = np.column_stack([rng.normal(size=500), inflated(500), np.round(rng.normal(size=500), 1)])
+    data[::9, 1] = np.nan
+    codec = TableCodec(schema_from_array(data)).fit(data)
+    assert [type(block) for block in codec.blocks] == [NumberBlock, RankBlock, NumberBlock]
+    counts = np.column_stack([whole(500), rng.integers(1, 5, 500), rng.poisson(400, 500)]).astype(
+        int
+    )
+    several = TableCodec(schema_from_array(counts)).fit(counts)
+    assert [type(block) for block in several.blocks] == [RankBlock, StepBlock, NumberBlock]
+    np.testing.assert_array_equal(several.decode(several.encode(counts, rng).x), counts)
+    same = codec_from_state(*several.state())
+    np.testing.assert_array_equal(same.encode(counts).x, several.encode(counts).x)
+    again = codec_from_state(*codec.state())
+    for seed in (None, 0):
+        noise = [None if seed is None else np.random.default_rng(seed) for _ in range(2)]
+        a, b = codec.encode(data, noise[0]), again.encode(data, noise[1])  # type: ignore[attr-defined]
+        np.testing.assert_array_equal(a.x, b.x)
+        np.testing.assert_array_equal(a.log_abs_det, b.log_abs_det)
+    np.testing.assert_allclose(again.decode(a.x), data, atol=1e-9)
+
+
+def test_signs_have_unit_variance_unless_too_rare() -> None:
+    rng = np.random.default_rng(0)
+    for share in (0.5, 0.1, 0.03):
+        codes = (rng.random(20_000) < share).astype(np.int64)
+        block = SignBlock.fit(codes)
+        x = block.encode(codes, None)[0]
+        assert abs(x.mean()) < 1e-9
+        assert x.std() == pytest.approx(1.0)
+        np.testing.assert_array_equal(block.decode(block.encode(codes, rng)[0]), codes)
+    assert SignBlock.fit(np.ones(9, dtype=np.int64)).scale == 4.0
+    assert SignBlock.fit(np.full(3, -2)) == SignBlock()
+
+
+def test_few_steps_have_exact_probabilities() -> None:
+    """Under the matching mixture of its noise a value has its weight, noise drawn or not; beyond the
+    range seen values go on in steps."""
+    v = np.array([1.0, 1.0, 2.0, 4.0] * 10)
+    block = StepBlock.fit(v, 1.0, 4.0)
+    weights = {1.0: 0.5, 2.0: 0.3, 3.0: 0.05, 4.0: 0.15}
+    noise = 0.075 / block.std
+    for rng in (None, np.random.default_rng(0)):
+        for value, weight in weights.items():
+            x, log_abs_det = block.encode(np.array([value]), rng)
+            centres = [(k - block.mean) / block.std for k in weights]
+            p = sum(
+                w * np.exp(log_normal((x[0, 0] - c) / noise)) / noise
+                for w, c in zip(weights.values(), centres, strict=True)
+            )
+            assert np.log(p) + log_abs_det[0] == pytest.approx(np.log(weight), abs=1e-9)
+    x = block.encode(np.array([1.0, 9.0]), None)[0]
+    assert x[1, 0] - x[0, 0] == pytest.approx(8 / block.std)
+    assert block.decode(x).tolist() == [1.0, 4.0]
+    assert stepped(v)
+    assert not stepped(np.arange(30.0))
