@@ -78,6 +78,29 @@ def test_own_rows_are_left_out_as_if_they_were_not_there():
         assert np.allclose(rows[near.nearest[i]], rest[alone.nearest[0]])
 
 
+def test_a_group_that_vouches_for_itself_is_suspected_all_the_same():
+    """Sixty rows of 660, far out and close together: few are among the strangest 66 by their
+    neighbours, most among the most suspect 66; and suspicion equals its definition, slowly."""
+    rng = np.random.default_rng(0)
+    rows = numbers(np.concatenate([rng.normal(size=(600, 3)), rng.normal(8, 0.1, size=(60, 3))]))
+    every = np.arange(660)
+    detector = EmpiricalDetector.fit(rows)
+    suspect = detector.suspicion(rows, every)
+    assert (np.argsort(detector.own_scores)[-66:] >= 600).sum() < 25
+    assert (np.argsort(suspect)[-66:] >= 600).sum() > 35
+    some = np.sort(rng.permutation(660)[:300])
+    rest = np.setdiff1d(every, some)
+    part = EmpiricalDetector.fit(rows.take(some))
+    slow = np.concatenate([part.own_scores, part.score(rows.take(rest))])
+    for view in part.views:
+        points = view.transform(rows)
+        d = np.sort(np.linalg.norm(points[:, None] - points[None, some], axis=-1), axis=1)
+        law = TailLaw.fit(d[some, 60])  # the nearest of all is the row itself
+        slow += 0.5 * law.surprise(np.concatenate([d[some, 60], d[rest, 59]]))
+    found = part.suspicion(rows, some)
+    assert np.allclose(found[np.concatenate([some, rest])], slow, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

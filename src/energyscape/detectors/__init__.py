@@ -9,6 +9,7 @@ from energyscape.detectors.drift import ColumnShift, column_shifts, holm
 from energyscape.detectors.energies import (
     Surroundings,
     empirical_energies,
+    kth_distances,
     nearest_distances,
     surroundings,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "column_shifts",
     "empirical_energies",
     "holm",
+    "kth_distances",
     "nearest_distances",
     "surroundings",
 ]

@@ -22,7 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_info, threadpool_limits
 
-__all__ = ["Surroundings", "empirical_energies", "nearest_distances", "surroundings"]
+__all__ = [
+    "Surroundings",
+    "empirical_energies",
+    "kth_distances",
+    "nearest_distances",
+    "surroundings",
+]
 
 #: Distances at once: a block that stays in the cache is 1.7 times faster than one of four times this.
 _CELLS = 1_000_000
@@ -116,6 +122,34 @@ def nearest_distances(
     for part, squares in _squared_distances(x, rows, own):
         near = np.partition(squares, k - 1, axis=1)[:, :k]
         out[part] = np.sqrt(np.sort(near, axis=1))
+    return out
+
+
+def kth_distances(
+    x: NDArray[np.float64],
+    rows: NDArray[np.float64],
+    k: int,
+    *,
+    own: NDArray[np.int64] | None = None,
+) -> NDArray[np.float64]:
+    """The distance to the k-th nearest row alone, shape (m,); arguments of :func:`nearest_distances`.
+
+    Examples
+    --------
+    >>> kth_distances(np.array([[0.0]]), np.array([[1.0], [3.0]]), 2).tolist()
+    [3.0]
+    """
+    _check(x, rows, own)
+    others = len(rows) - (own is not None)
+    if not 1 <= k <= others:
+        raise ValueError(f"k must lie between 1 and the {others} rows there are, got {k}")
+    out = np.empty(len(x))
+
+    def look(part: slice, squares: NDArray[np.float64]) -> None:
+        squares.partition(k - 1, axis=1)
+        out[part] = np.sqrt(squares[:, k - 1])
+
+    _over_blocks(look, x, rows, own)
     return out
 
 

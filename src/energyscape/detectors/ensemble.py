@@ -19,7 +19,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from energyscape.detectors.energies import Surroundings, surroundings
+from energyscape.detectors.energies import Surroundings, kth_distances, surroundings
 from energyscape.detectors.surprise import TailLaw
 from energyscape.detectors.views import TableRows, View
 
@@ -28,6 +28,8 @@ __all__ = ["EmpiricalDetector"]
 _LEVEL = 0.5
 _NEIGHBOURS = 10
 _WEIGHTS = (2.0, 2.0, 1.0)
+#: No group of anomalies is taken to be one row in so many, or more.
+_HIDING = 5
 #: Added to distances (in standard deviations), so that duplicates have a finite contrast.
 _FLOOR = 1e-3
 
@@ -88,6 +90,40 @@ class EmpiricalDetector(NamedTuple):
     def own_scores(self) -> NDArray[np.float64]:
         """Scores of the reference rows, each without itself, shape (n,)."""
         return _combine(self.own, self.laws)
+
+    def suspicion(self, rows: TableRows, kept: NDArray[np.int64]) -> NDArray[np.float64]:
+        """How suspect each row of a training table is, where anomalies may vouch for one another.
+
+        The score of each row, reference rows without themselves, plus the mean surprise, over the two
+        views, of the distance to the k-th nearest reference row, k being a fifth of them: a group of
+        anomalies that is smaller than that has its k-th neighbour outside of itself.
+
+        Parameters
+        ----------
+        rows : TableRows
+            Of shape (n, ...).
+        kept : int array
+            Which of them are the reference rows, in order.
+
+        Returns
+        -------
+        ndarray of shape (n,), larger is more suspect.
+        """
+        others = np.setdiff1d(np.arange(len(rows)), kept)
+        rest = rows.take(others)
+        total = np.empty(len(rows))
+        total[kept] = self.own_scores
+        if len(others):
+            total[others] = self.score(rest)
+        k = max(len(kept) // _HIDING, 1)
+        for view, points in zip(self.views, self.points, strict=True):
+            own = kth_distances(points, points, k, own=np.arange(len(points)))
+            law = TailLaw.fit(own)
+            total[kept] += 0.5 * law.surprise(own)
+            if len(others):
+                far = kth_distances(view.transform(rest), points, k)
+                total[others] += 0.5 * law.surprise(far)
+        return total
 
     def members(self, rows: TableRows) -> NDArray[np.float64]:
         """Each member's own score, shape (m, 3): larger is stranger."""

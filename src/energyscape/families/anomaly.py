@@ -16,8 +16,9 @@
 
 ``auto`` takes cross up to 10,000 rows, where every row is wanted, and split above.
 
-**Contaminated training rows.** ``trim=0.1`` leaves the strangest tenth of the training rows out of the
-reference, twice over, so that anomalies do not vouch for one another. They still calibrate: some
+**Contaminated training rows.** ``trim=0.1`` leaves the most suspect tenth of the training rows out of
+the reference, twice over, so that anomalies do not vouch for one another, nor hide in a group
+(`EmpiricalDetector.suspicion`; ``benchmarks/anomaly_contamination.py``). They still calibrate: some
 anomalies among the calibration rows make p-values larger, never smaller.
 """
 

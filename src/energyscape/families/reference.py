@@ -40,8 +40,8 @@ class Learning(NamedTuple):
         stay = max(round((1 - self.trim) * len(index)), 2)
         # The second round judges by a reference that the first has cleaned.
         for _ in range(2 if stay < len(index) else 0):
-            scores = _known_scores(fitted, rows, kept)[index]
-            kept = np.sort(index[np.argsort(scores, kind="stable")[:stay]])
+            suspect = fitted.suspicion(rows.take(index), np.searchsorted(index, kept))
+            kept = np.sort(index[np.argsort(suspect, kind="stable")[:stay]])
             fitted = EmpiricalDetector.fit(rows.take(kept))
         return fitted, kept
 
