@@ -204,6 +204,9 @@ def test_columns_without_an_edge_are_told() -> None:
     assert "about other data than these" in hard_edges(as_dataset(bell), steps=2).notes[-1]
     flat = hard_edges(as_dataset(np.random.default_rng(0).uniform(size=(400, 1))), steps=2)
     assert "within 1 %" in flat.notes[-1]
+    years = np.random.default_rng(0).choice([0.0, 5.0, 10.0], 400)[:, None] + bell[:, :1] / 10
+    with pytest.raises(ValueError, match="without wide gaps"):
+        hard_edges(as_dataset(years), steps=2)
 
 
 def test_the_reverse_kernel_turns_gaussian_as_steps_shrink() -> None:

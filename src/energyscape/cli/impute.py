@@ -49,7 +49,9 @@ def run(
     from energyscape.data.tables import TABLE_SUFFIXES
 
     if out.suffix.lower() not in TABLE_SUFFIXES:
-        raise BadInput(f"{out}: tables are written as {', '.join(TABLE_SUFFIXES)}")
+        raise BadInput(
+            f"{out}: impute fills in tables, which are written as {', '.join(TABLE_SUFFIXES)}"
+        )
     estimator = open_run(folder, device)
     if estimator.data_kind_ != "table":
         raise BadInput("impute fills blank cells of tables, but this run was fitted on pictures")

@@ -166,7 +166,8 @@ def _columns(estimator: DensityEstimator, given: list[str] | None) -> list[str]:
     if estimator.data_kind_ == "table":
         return [column.name for column in estimator.schema_.modelled]
     if given:
-        raise BadInput("--given holds columns, but this run was fitted on pictures; try --label")
+        hint = "; try --label" if "classes" in estimator.facts_ else ""
+        raise BadInput(f"--given holds columns, but this run was fitted on pictures{hint}")
     return []
 
 

@@ -136,14 +136,17 @@ def _uniform(seed: int) -> _Sample:
 
 
 def _edgiest(data: Dataset, seed: int) -> _Sample:
-    """The encoded column with the largest share of rows within 1 % of its range from an end."""
+    """The encoded column with the most rows within 1 % of its range from an end, but for clumps."""
     points = encoded(data, "", seed, most=8000)
     x = points.x
     spread = x.amax(0) - x.amin(0)
     near = (x < x.amin(0) + 0.01 * spread) | (x > x.amax(0) - 0.01 * spread)
-    many = torch.tensor([len(c.unique()) > 20 for c in x.T])
+    many = torch.tensor([len(c.unique()) > 20 and _widest_gap(c) < 0.2 for c in x.T])
     if not bool(many.any()):
-        raise ValueError("hard edges need a column of numbers with more than 20 different values")
+        raise ValueError(
+            "hard edges need a column of numbers with more than 20 different values and without wide "
+            "gaps between them"
+        )
     best = int(torch.where(many, near.float().mean(0), -1.0).argmax())
     name = _name(points, best)
     share = float(near[:, best].float().mean())
@@ -156,6 +159,17 @@ def _edgiest(data: Dataset, seed: int) -> _Sample:
             "A column without an edge has about as few: the lesson is about other data than these."
         )
     return _Sample(x[:, best], name, [*points.notes, *told])
+
+
+def _widest_gap(column: Tensor) -> float:
+    """The widest gap between neighbouring values in the middle 98 %, as a share of their range.
+
+    Rows in a few clumps crowd at the ends as well, and what is hard about them is not an edge.
+    """
+    values = column.sort().values
+    cut = len(values) // 100
+    middle = values[cut : len(values) - cut]
+    return float(middle.diff().max() / (middle[-1] - middle[0]).clamp_min(1e-12))
 
 
 def _name(points: Points, index: int) -> str:

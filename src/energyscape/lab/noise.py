@@ -275,7 +275,7 @@ def _trade_off(
 ) -> Item:
     lines = {
         "one level": (sigmas, list(singles.values())),
-        "of it the blur": (sigmas, list(blur.values())),
+        "the blur alone": (sigmas, list(blur.values())),
         "ladder": (sigmas, [ladder] * len(sigmas)),
     }
     wrong = {"one level": (sigmas, list(error.values()))}

@@ -24,6 +24,8 @@ from energyscape.schedules import Geometric, Ladder
 
 __all__ = ["naive_samples"]
 
+_ARTICLES = {"one level": "one level", "ladder": "the ladder"}
+
 
 def naive_samples(
     data: Dataset | None = None,
@@ -163,7 +165,10 @@ def _again(points: Points, x: Tensor) -> np.ndarray:
 def _figures(points: Points, test: Tensor, drawn: dict[str, Tensor]) -> list[Item]:
     if len(points.codec.event_shape) == 3:
         items = [_sheet(points, test, "Held-out pictures")]
-        return [*items, *(_sheet(points, x, f"Samples of {n}") for n, x in drawn.items())]
+        return [
+            *items,
+            *(_sheet(points, x, f"Samples of {_ARTICLES[n]}") for n, x in drawn.items()),
+        ]
     if test.shape[1] == 1:
         values = {"Data": test[:, 0].numpy()} | {n: x[:, 0].numpy() for n, x in drawn.items()}
         return [Item(plots.histograms(values, "encoded", "Data and samples"), "The one column.")]
