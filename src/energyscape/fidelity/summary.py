@@ -51,7 +51,7 @@ def fidelity_table(
     train: Mapping[str, ArrayLike] | None = None,
     targets: Sequence[str] | None = None,
     num_trees: int = 100,
-    repeats: int = 3,
+    repeats: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Finding]:
     """Every measure of drawn rows against held-out ones.
