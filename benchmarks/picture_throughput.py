@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import energyscape
 from energyscape.nn import PictureNet
 
 SHAPE = (1, 28, 28)
@@ -157,7 +158,8 @@ def main() -> None:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": {"processor": platform.processor(), "threads": args.threads},
         "load_average": os.getloadavg()[0],
-        "versions": {n: metadata.version(n) for n in ("torch", *present)},
+        "versions": {n: metadata.version(n) for n in ("torch", *present) if n != "energyscape"}
+        | {"energyscape": energyscape.__version__},
         "rows": [],
     }
     print(f"{'':12}{'':10}{'parameters':>12}{'GFLOP':>8}{'s/step':>8}{'GFLOP/s':>9}{'product':>9}")
