@@ -168,7 +168,13 @@ def plot(record: dict[str, Any], path: Path) -> None:
     for sampler in dict.fromkeys(r["sampler"] for r in rows):
         own = sorted((r["evaluations"], r["frechet"]) for r in rows if r["sampler"] == sampler)
         ax.plot(*zip(*own, strict=True), marker="o", ms=3.5, lw=1.5, label=sampler)
-    ax.axhline(record["reference"]["frechet"], color="0.5", lw=1, ls="--", label="test pictures")
+    ax.axhline(
+        record["reference"]["frechet"],
+        color="0.5",
+        lw=1,
+        ls="--",
+        label=f"{record['reference']['n']} test pictures",
+    )
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlabel("evaluations of the network")
