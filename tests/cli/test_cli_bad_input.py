@@ -83,6 +83,19 @@ def test_settings_are_checked_before_data_are_read(refused, tmp_path) -> None:  
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_what_the_library_warns_of_is_a_note(cli, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """In its own words, without a line of source; --quiet prints errors only."""
+    words = ["fit", "two-moons", "--model", "ncsn", "--set", "sigma_max=0.5", *FEW]
+    loud = cli(*(w for w in words if w != "--quiet"), "--out", tmp_path / "loud")
+    assert loud.code == 0
+    told = [line for line in loud.err.splitlines() if "far below the spread" in line]
+    assert len(told) == 1
+    assert told[0].startswith("note: the largest level (0.5)")
+    assert "UserWarning" not in loud.err
+    assert "far below" not in cli(*words, "--out", tmp_path / "quiet").err
+
+
 def test_a_config_file_with_an_unknown_key(refused, tmp_path) -> None:  # type: ignore[no-untyped-def]
     config = tmp_path / "c.toml"
     config.write_text("batchsize = 32\n")

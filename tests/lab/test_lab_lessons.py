@@ -182,6 +182,12 @@ def test_without_negatives_energies_fall_everywhere() -> None:
     uniform = found["held-out log-density, uniform over the picture"]
     assert found["held-out log-density, without negatives"] < uniform
     assert found["held-out log-density, with negatives"] > uniform
+    bare, whole = (
+        float(re.search(r"holds (\d+)%", item.caption.replace(" %", "%"))[1])  # type: ignore[index]
+        for item in lesson.figures[1:]
+    )
+    assert bare > 95
+    assert whole < 30
 
 
 def test_a_ladder_draws_what_one_level_cannot() -> None:

@@ -11,13 +11,16 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from energyscape.cli.app import app
+from energyscape.cli.console import note
 from energyscape.cli.failures import State
 
 __all__ = ["main"]
@@ -38,9 +41,10 @@ def main(args: Sequence[str] | None = None) -> int:
     state = State(list(sys.argv[1:] if args is None else args))
     command = typer.main.get_command(app)
     try:
-        result = command.main(
-            list(state.args), prog_name="energyscape", standalone_mode=False, obj=state
-        )
+        with _warnings_as_notes(quiet=bool({"--quiet", "-q"} & set(state.args))):
+            result = command.main(
+                list(state.args), prog_name="energyscape", standalone_mode=False, obj=state
+            )
     except _UsageError as error:
         return _usage(error)
     except (KeyboardInterrupt, typer.Abort):
@@ -58,6 +62,24 @@ def main(args: Sequence[str] | None = None) -> int:
         go_on = f"; go on with: {state.go_on}" if state.go_on else ""
         typer.echo(f"energyscape: stopped{go_on}", err=True)
     return result if isinstance(result, int) else 0
+
+
+@contextmanager
+def _warnings_as_notes(*, quiet: bool) -> Iterator[None]:
+    """What the library warns of, in the words it chose and without a line of its source."""
+    before = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, UserWarning):
+            note(str(message), quiet=quiet)
+        else:
+            before(message, category, *where, **more)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 def _say(message: str, code: int) -> int:

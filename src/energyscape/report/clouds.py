@@ -64,10 +64,13 @@ def landscape(
     scale = np.where(length > 0, np.log1p(length) / np.where(length > 0, length, 1), 0)
     step = max(1, len(x) // 16)
     cut = (slice(step // 2, None, step), slice(step // 2, None, step))
-    ax.quiver(
-        x[cut[1]], y[cut[0]], (along_x * scale)[cut], (along_y * scale)[cut],
-        color="white", alpha=0.7, width=0.0028, angles="uv",
-    )  # fmt: skip
+    # Where all is cut off the slope is rounding, which would be stretched to full length.
+    scale = np.where(length > 1e-6, scale, 0)
+    if bool((scale[cut] > 0).any()):
+        ax.quiver(
+            x[cut[1]], y[cut[0]], (along_x * scale)[cut], (along_y * scale)[cut],
+            color="white", alpha=0.7, width=0.0028, angles="uv",
+        )  # fmt: skip
     if marks is not None:
         within = (marks >= (x[0], y[0])).all(1) & (marks <= (x[-1], y[-1])).all(1)
         ax.plot(*marks[within].T, "x", color=SAMPLES, ms=6, mew=1.6)
