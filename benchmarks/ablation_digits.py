@@ -146,21 +146,22 @@ def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         own = [run for run in runs if (run["variant"], run["variance"]) == key]
         row: dict[str, Any] = {"variant": key[0], "variance": key[1], "repeats": len(own)}
         for name in MEASURES:
-            row[name], row[f"{name}_stderr"] = mean_with_error([run[name] for run in own])
+            row[name], error = mean_with_error([run[name] for run in own])
+            row[f"{name}_stderr"] = error if len(own) > 1 else None
         rows.append(row)
     return rows
 
 
 def table(runs: list[dict[str, Any]]) -> str:
     """The summary as text."""
-    lines = [f"{'':38}{'bits/dim':>16}{'accuracy':>16}{'Frechet':>15}{'ratio':>8}  repeats"]
+    lines = [f"{'':38}{'bits/dim':>16}{'accuracy':>16}{'Frechet':>16}{'ratio':>16}  runs"]
     for row in summary(runs):
-        b, a, f, r = ((row[name], row[f"{name}_stderr"]) for name in MEASURES)
-        lines.append(
-            f"{row['variant'] + ', ' + row['variance']:38}"
-            f"{b[0]:8.3f} ± {b[1]:.3f}{a[0]:8.3f} ± {a[1]:.3f}"
-            f"{f[0]:8.1f} ± {f[1]:4.1f}{r[0]:8.3f}{row['repeats']:9}"
-        )
+        cells = [f"{row['variant'] + ', ' + row['variance']:38}"]
+        for name, digits in zip(MEASURES, (3, 3, 1, 3), strict=True):
+            error = row[f"{name}_stderr"]
+            told = "" if error is None else f" ± {error:.{digits}f}"
+            cells.append(f"{row[name]:8.{digits}f}{told:8}")
+        lines.append("".join(cells) + f"{row['repeats']:6}")
     return "\n".join(lines)
 
 

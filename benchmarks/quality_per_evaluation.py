@@ -166,8 +166,11 @@ def plot(record: dict[str, Any], path: Path) -> None:
     ax = fig.subplots()
     rows = record["rows"]
     for sampler in dict.fromkeys(r["sampler"] for r in rows):
-        own = sorted((r["evaluations"], r["frechet"]) for r in rows if r["sampler"] == sampler)
-        ax.plot(*zip(*own, strict=True), marker="o", ms=3.5, lw=1.5, label=sampler)
+        own: dict[int, list[float]] = {}
+        for row in (r for r in rows if r["sampler"] == sampler):
+            own.setdefault(row["evaluations"], []).append(row["frechet"])
+        line = sorted((count, float(np.mean(values))) for count, values in own.items())
+        ax.plot(*zip(*line, strict=True), marker="o", ms=3.5, lw=1.5, label=sampler)
     ax.axhline(
         record["reference"]["frechet"],
         color="0.5",
