@@ -84,6 +84,15 @@ def test_figures_are_inline_named_and_take_the_ink_of_the_page() -> None:
         assert not addresses, name
 
 
+def test_few_values_of_a_logarithmic_axis_are_its_ticks_in_plain_numbers() -> None:
+    line = ([2.0, 4.0, 8.0, 26.0, 27.0, 1024.0], [1.0] * 6)
+    text = plots.curves([("cost", {"sliced": line})], "dimension", "cost", log_x=True)
+    shown = re.findall(r"<text[^>]*>([^<]*)</text>", text)
+    assert [word for word in ("2", "4", "8", "26", "1,024") if word not in shown] == []
+    assert "27" not in shown
+    assert not any("times" in word or "^" in word for word in shown)
+
+
 def test_the_same_figure_is_the_same_text() -> None:
     values = {"Data": np.arange(9.0), "Samples": np.arange(9.0)}
     first, second = (plots.histograms(values, "value", "twice") for _ in range(2))

@@ -43,6 +43,7 @@ def curves(
         ax.set_xlabel(x_label)
         if log_x:
             ax.set_xscale("log")
+            _tick_values(ax, [v for x, _ in lines.values() for v in x])
         if j < len(log_y) and log_y[j]:
             ax.set_yscale("log")
         ax.grid(color=INK, alpha=0.08)
@@ -50,6 +51,20 @@ def curves(
         if len(lines) > 1:
             put_legend(ax)
     return svg(fig, alt)
+
+
+def _tick_values(ax: Axes, x: Sequence[float]) -> None:
+    """Ticks of a logarithmic axis at the values drawn, where they are few, in plain numbers."""
+    values = np.unique(np.asarray(x, dtype=float))
+    if not 2 <= len(values) <= 12 or values[0] <= 0:
+        return
+    apart = math.log(values[-1] / values[0]) / 9
+    kept = [values[0]]
+    for value in values[1:]:
+        if math.log(value / kept[-1]) >= apart:
+            kept.append(value)
+    ax.set_xticks(kept, [f"{v:,.0f}" if v >= 1000 else f"{v:.3g}" for v in kept])
+    ax.set_xticks([], minor=True)
 
 
 def _calm(ax: Axes, lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> None:
