@@ -272,7 +272,7 @@ def theirs(
     began = time.process_time()
     run = train(model, PeerLoss(peer_loss(settings["objective"], model, noise)), x, config=config)
     seconds = time.process_time() - began
-    est.model_, est._model64 = run.model, None
+    est.model_, est._frozen = run.model, None
     return est, seconds
 
 

@@ -168,6 +168,7 @@ def test_damaged_and_foreign_runs(refused, copy, tmp_path) -> None:  # type: ign
     (copy / "manifest.json").write_text("{}")
     assert "manifest" in refusal()
     assert "not an energyscape run" in refused("report", tmp_path)
+    assert "ends in .html" in refused("report", tmp_path, "--out", tmp_path / "page.pdf")
     assert "no-run" in refused("score", tmp_path / "no-run", "rings", "--out", out)
 
 

@@ -50,6 +50,8 @@ def test_samples_of_a_class_are_that_class_and_without_one_all(tmp_path):
     wanted = np.arange(60) % 2
     each = model.sample(60, label=wanted, steps=20)
     assert ((each[:, 0] > 0) == wanted).mean() > 0.9
+    for sampler in ("hmc", "ula", "tempering"):
+        assert (model.sample(300, label=1, steps=4, sampler=sampler)[:, 0] > 0).mean() > 0.8
     held = model.sample(20, given={"x0": 2.0}, label=1, steps=20)
     assert np.allclose(held[:, 0], 2.0)
     model.save(tmp_path / "run")

@@ -34,6 +34,8 @@ def run(
     The page is drawn from the run's own seed, on the CPU, so that it is the same every time:
     --seed and --device change nothing here. RUN/report.html is replaced without asking.
     """
+    if out is not None and out.suffix.lower() not in (".html", ".htm"):
+        raise BadInput(f"{out}: a report is one page of HTML; give a name that ends in .html")
     if out is not None:
         refuse_existing(out, overwrite=overwrite)
     if not folder.is_dir():

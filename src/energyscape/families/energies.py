@@ -51,6 +51,7 @@ _CONFINEMENT = 3.0
 _NORMALISED_DIMENSIONS = 256
 _ROWS = 4096
 _PARTICLES = 32
+_BETAS = (1.0, 0.5, 0.25, 0.1)
 _PARTICLE_DIMENSIONS = 128
 
 
@@ -343,10 +344,14 @@ class EnergyEstimator(DensityEstimator):
         warmup = 0
         if name == "tempering":
             step = 0.01 * self.facts_["scale"] ** 2
-            kernel: Kernel = ParallelTempering(MALA(step), (1.0, 0.5, 0.25, 0.1))
+            kernel: Kernel = ParallelTempering(MALA(step), _BETAS)
+            if classes is not None:
+                # Copies at every temperature are rows of one batch, the coldest first.
+                target = self._given(classes.repeat(len(_BETAS))).at(None)
             warmup = count // 2
         elif name in SAMPLERS:
-            kernel = warmed(name, self._kernel(name), target, start[:256], count // 4, rng)
+            some = self._given(None if classes is None else classes[:256]).at(None)
+            kernel = warmed(name, self._kernel(name), some, start[:256], count // 4, rng)
         else:
             names = ", ".join([*SAMPLERS, "tempering"])
             raise ValueError(f"unknown sampler {name!r}; an energy is sampled by {names}")
