@@ -208,6 +208,13 @@ def test_diverging_chains_end_training_with_a_reason(gap, word):
     assert Watched(Fails(3.0), 2)(energy, x, None, torch.Generator()).loss.shape == (4,)
 
 
+@pytest.mark.parametrize("objective", ["persistent", "nce", "sliced"])
+def test_training_in_float64_ends_in_samples(objective):
+    model = EBM(objective=objective, precision="float64", **QUICK).fit(gaussian(60))
+    assert np.isfinite(model.sample(3, steps=2)).all()
+    assert np.isfinite(model.score_samples(gaussian(4))).all()
+
+
 def test_divergence_of_a_fit_is_an_error_of_the_run():
     """Unadjusted steps a million times too large throw the chains off; training stops and says so."""
     model = EBM(sampler="ula", step_size=1e6, **QUICK)

@@ -171,9 +171,9 @@ class EnergyEstimator(DensityEstimator):
 
     def _after_training(self, x: Tensor, aux: dict[str, Tensor] | None) -> dict[str, np.ndarray]:
         energy = cast(Energy, self.model_)
-        device = next(energy.parameters()).device
-        rng = torch.Generator(device).manual_seed(int(self.info_["seed"]) + 15485863)
-        rows = self._training_rows.float().to(device)
+        own = next(energy.parameters())
+        rng = torch.Generator(own.device).manual_seed(int(self.info_["seed"]) + 15485863)
+        rows = self._training_rows.to(own.device, own.dtype)
         dim = rows[0].numel()
         # No more effort than training itself took.
         moves = max(5, min(200 if dim <= 64 else 100, int(self.info_["steps"])))
