@@ -1,6 +1,6 @@
 """How the columns of a table are best encoded: categories and numbers, by held-out measures.
 
-    python benchmarks/encodings.py [--tables german housing adult] [--variants NAME ...]
+    python benchmarks/table_encodings.py [--tables german housing adult] [--variants NAME ...]
         [--steps 800] [--width 64] [--rows 2000] [--seeds 0 1] [--density]
 
 Each variant replaces how one kind of column is encoded, and nothing else; ``edm``, with three blocks of
@@ -56,7 +56,7 @@ from energyscape.fidelity.columns import blanks
 from energyscape.fidelity.summary import _filled
 from energyscape.metrics import two_sample_accuracy
 
-OUT = Path(__file__).parent / "results" / "encodings.json"
+OUT = Path(__file__).parent / "results" / "table_encodings.json"
 Codes = NDArray[np.int64]
 
 
