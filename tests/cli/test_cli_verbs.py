@@ -318,11 +318,11 @@ def test_evaluate_pictures_in_bits(cli, digits_run, tmp_path) -> None:  # type: 
 
 
 def test_models_shows_every_setting_of_every_family(cli) -> None:  # type: ignore[no-untyped-def]
-    from energyscape.families import FAMILIES, settings_of
+    from energyscape.families import FAMILIES, MODELS, settings_of
 
     found = json.loads(cli("models", "--json").out)
-    assert set(found) == set(FAMILIES)
-    for name, cls in FAMILIES.items():
+    assert set(found) == set(MODELS) == {*FAMILIES, "anomaly"}
+    for name, cls in MODELS.items():
         settings = {s["name"]: s["default"] for s in found[name]["settings"]}
         assert settings == {s.name: s.default for s in settings_of(cls)}
         assert found[name]["about"]

@@ -22,13 +22,13 @@ def fit(data: object, out: Path, model: str, *settings: str) -> Path:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    """An energy after 2 steps, one after 60, and points that neither has seen."""
+    """An energy after 20 steps, one after 60, and points that neither has seen."""
     folder = tmp_path_factory.mktemp("pair")
     rng = np.random.default_rng(0)
     np.save(folder / "train.npy", rng.normal(3.0, 0.5, (300, 2)))
     np.save(folder / "new.npy", rng.normal(3.0, 0.5, (120, 2)))
     settings = ["learning_rate=0.01", "calibration_fraction=0.3"]
-    few = fit(folder / "train.npy", folder / "few", "ebm", *settings, "max_steps=2")
+    few = fit(folder / "train.npy", folder / "few", "ebm", *settings, "max_steps=20")
     many = fit(folder / "train.npy", folder / "many", "ebm", *settings, "max_steps=60")
     return few, many, folder / "new.npy"
 

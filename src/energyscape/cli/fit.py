@@ -75,7 +75,7 @@ def run(
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
-    """Learn the density of DATA, or which rows are ordinary, and write a run.
+    """Learn the density of DATA, or which rows are ordinary.
 
     A run is a folder: model, codec, calibration, settings, training curve, checkpoints.
     Ctrl-C stops after a checkpoint; the same command with --resume goes on to the same result.

@@ -63,8 +63,8 @@ def hard_edges(data: Dataset | None = None, seed: int = 0, *, steps: int = 1500)
 
     Examples
     --------
-    >>> sorted(hard_edges(steps=3).numbers)[0]
-    'held-out log-density, by parts'
+    >>> "held-out log-density, by parts" in hard_edges(steps=3).numbers
+    True
     """
     sample = _uniform(seed) if data is None else _edgiest(data, seed)
     half = len(sample.x) // 2
