@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from energyscape import detection
 __all__ = ["Decides"]
 
 
-class Decides:
+class Decides(abc.ABC):
     """What an estimator can decide that has ``anomaly_score`` and calibration scores."""
 
     # Set by fitting or loading.
@@ -23,9 +24,9 @@ class Decides:
     offset_: float
     notes_: list[str]
 
+    @abc.abstractmethod
     def anomaly_score(self, X: Any) -> NDArray[np.float64]:
         """How little each row belongs, shape (n,)."""
-        raise NotImplementedError
 
     def _decide(self, rate: float) -> None:
         """The threshold, and a word where the rate cannot be had."""

@@ -40,9 +40,10 @@ class Drawing(Fitted, abc.ABC):
         """The class of each sample, None where the model has no classes."""
         what = "label" if label is not None else "guidance"
         if label is not None or guidance is not None:
+            able = "edm, ddpm or ncsn" if guidance is not None else "edm, ddpm, ncsn or ebm"
             raise ValueError(
-                f"{what} needs a model with classes: fit edm, ddpm, ncsn or ebm with label=COLUMN "
-                "(or label='labels'); for a value of a column there is given={column: value}"
+                f"{what} needs a model with classes: fit {able} with label=COLUMN (or "
+                "label='labels'); for a value of a column there is given={column: value}"
             )
         return None
 
