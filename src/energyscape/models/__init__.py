@@ -20,6 +20,7 @@ from energyscape.models.analytic import (
     MixtureOfGaussians,
     Rings,
 )
+from energyscape.models.confined import ConfinedEnergy
 from energyscape.models.denoiser import (
     Denoiser,
     EnergyDenoiser,
@@ -28,15 +29,13 @@ from energyscape.models.denoiser import (
     PreconditionedDenoiser,
 )
 from energyscape.models.energy import (
-    ConfinedEnergy,
     Energy,
     FunctionEnergy,
-    NetworkEnergy,
-    PreconditionedEnergy,
     ScaledEnergy,
     SumEnergy,
 )
 from energyscape.models.field import ScoreField
+from energyscape.models.network_energy import NetworkEnergy, PreconditionedEnergy
 from energyscape.models.preconditioning import (
     Coefficients,
     EDMPreconditioning,
