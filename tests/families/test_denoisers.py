@@ -280,7 +280,7 @@ def test_the_classic_set_up(monkeypatch):
         seen.update(how, levels=levels)
         return Annealed(x0, None, [])
 
-    monkeypatch.setattr("energyscape.families.denoising.annealed_langevin", walk)
+    monkeypatch.setattr("energyscape.families.denoiser_walks.annealed_langevin", walk)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         model = NCSN(setup="classic", **QUICK).fit(X)

@@ -21,8 +21,8 @@ from energyscape.families import (
     log_z,
     settings_of,
 )
-from energyscape.families.energies import Watched
 from energyscape.families.walks import ScatteredMALA, settled, walker
+from energyscape.families.watching import Watched
 from energyscape.mcmc import MALA, GaussianBase, LogZ, run_chains
 from energyscape.models import FunctionEnergy
 from energyscape.objectives import ChainsDiverged, Contrastive, LossOutput

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -32,15 +32,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from energyscape import schedules
 from energyscape.densities import GaussianMixture
 from energyscape.families import settings as s
-from energyscape.families.energies import EnergyEstimator, Watched, by_parts
-from energyscape.families.evidence import energies
 from energyscape.families.family import Composition
 from energyscape.families.labels import LABEL_DROPOUT, HiddenLabels
 from energyscape.families.ladder import LadderEnergy, ladder
-from energyscape.families.levels import EnergyDenoising, LevelEnergy, down_to, level_walker
+from energyscape.families.levelled import LevelledEstimator
+from energyscape.families.levels import EnergyDenoising, LevelEnergy
 from energyscape.families.networks import (
     FEW,
     PerClass,
@@ -49,10 +47,11 @@ from energyscape.families.networks import (
     level_energy_network,
     ratio_network,
 )
-from energyscape.families.typical import LEVELS, ORDINARY, Typical
+from energyscape.families.typical import ORDINARY, Typical
 from energyscape.families.walks import JUMPS, gradients_per_move, walker
-from energyscape.mcmc import Kernel, anneal, run_chains
-from energyscape.models import Energy, EnergyDenoiser, PreconditionedEnergy
+from energyscape.families.watching import Watched, by_parts
+from energyscape.mcmc import anneal
+from energyscape.models import Energy, PreconditionedEnergy
 from energyscape.nn import spectrally_normalised
 from energyscape.objectives import (
     Contrastive,
@@ -87,12 +86,11 @@ _SCORES = ("denoising", "sliced", "exact")
 #: Share of the rows that are told without their class: scores and log Z are of all classes together.
 _HIDDEN = 0.5
 _WITHOUT_CLASSES = ("improved-cd", "ratio", *_SCORES)
-#: Levels, in units of the data scale: of a picture's density, and where chains from noise begin.
+#: Level of a picture's density, in units of the data scale.
 _BLUR = 0.1
-_WIDEST = 8.0
 
 
-class EBM(EnergyEstimator):
+class EBM(LevelledEstimator):
     """An energy fitted by maximum likelihood with persistent contrastive divergence.
 
     Parameters are described by ``energyscape models``.
@@ -274,12 +272,6 @@ class EBM(EnergyEstimator):
         low = max(self._noise(facts), 1e-3 * facts["scale"])
         return ladder(low, 4.0 * facts["scale"], math.prod(facts["event_shape"]))
 
-    def _all_levels(self, facts: Mapping[str, Any]) -> schedules.EDM:
-        """The law of levels that one energy is trained at, from below its own to noise alone."""
-        scale = facts["scale"]
-        low = min(0.02, 0.5 * max(self._noise(facts) / scale, 1e-3))
-        return schedules.EDM.for_data(scale, sigma_min=0.5 * low, sigma_max=0.5 * _WIDEST)
-
     def _compose(self, model: nn.Module, facts: Mapping[str, Any]) -> Composition:
         noise = self._noise(facts)
         dim = math.prod(facts["event_shape"])
@@ -364,88 +356,6 @@ class EBM(EnergyEstimator):
             regulariser=settings["regulariser"],
             improved=improved,
         )
-
-    # -- one energy at every level: where chains start, how they step, what is shown ---------------
-
-    def _kernel(self, name: str) -> Kernel:
-        if self._objective(self.facts_) != "levels":
-            return super()._kernel(name)
-        dim = math.prod(self.facts_["event_shape"])
-        return level_walker(name, cast(LevelEnergy, self.model_).sigma, dim)
-
-    def _settle(
-        self,
-        kernel: Kernel,
-        rows: Tensor,
-        aux: dict[str, Tensor] | None,
-        count: int,
-        moves: int,
-        rng: torch.Generator,
-    ) -> Tensor:
-        if self._objective(self.facts_) != "levels":
-            return super()._settle(kernel, rows, aux, count, moves, rng)
-        target = cast(LevelEnergy, self.model_).at(None)
-        start = self.from_noise(count, rng)
-        return run_chains(kernel, target, start, moves, rng=rng, keep="last").x
-
-    def _class_starts(self, classes: Tensor, kernel: Kernel, rng: torch.Generator) -> Tensor:
-        if self._objective(self.facts_) != "levels":
-            return super()._class_starts(classes, kernel, rng)
-        return self.from_noise(len(classes), rng, classes)
-
-    def from_noise(self, n: int, rng: torch.Generator, classes: Tensor | None = None) -> Tensor:
-        """Encoded starts of chains: a wide Gaussian brought down the levels of the energy.
-
-        Parameters
-        ----------
-        n : int
-        rng : torch.Generator
-        classes : Tensor of shape (n,), optional
-            The class of each.
-
-        Returns
-        -------
-        Tensor of shape (n, ...)
-
-        Raises
-        ------
-        ValueError
-            If the objective was another than "levels".
-        """
-        facts, model = self.facts_, self.model_
-        if self._objective(facts) != "levels":
-            raise ValueError("only objective='levels' learns the levels that lead down from noise")
-        law, one = self._all_levels(facts), next(model.parameters())
-        mean, variance = (
-            torch.tensor(facts[k], dtype=one.dtype, device=one.device) for k in ("mean", "variance")
-        )
-        eps = torch.randn((n, len(mean)), generator=rng, dtype=one.dtype, device=one.device)
-        start = (mean + (variance + law.sigma_max**2).sqrt() * eps).reshape(
-            n, *facts["event_shape"]
-        )
-        energy = cast(LevelEnergy, self._given(classes))
-        return down_to(energy.sigma, energy, start, law, rng)
-
-    def _finish(self, x: Tensor, classes: Tensor | None = None) -> Tensor:
-        """Pictures without the noise of the level they were drawn at."""
-        pictures = len(self.facts_["event_shape"]) == 3
-        if not pictures or self._objective(self.facts_) != "levels":
-            return x
-        model = cast(LevelEnergy, self._given(classes))
-        with torch.no_grad():
-            return cast(Tensor, EnergyDenoiser(model)(x, model.sigma))
-
-    def _energies(self, model: nn.Module, x: Tensor) -> Tensor:
-        own, levels = next(model.parameters()), [self.facts_["scale"] * level for level in LEVELS]
-        parts = x.to(own.device, own.dtype).split(512)
-        return torch.cat([energies(cast(Energy, model), part, levels).double() for part in parts])
-
-    def _strangeness(self, x: Tensor, energy: Tensor) -> Tensor:
-        """The energy; where there is one at every level, how untypical all of them together are."""
-        ordinary = Typical.restore(self.calibration_)
-        if ordinary is None:
-            return energy
-        return ordinary.distance(self._energies(self._double(), x))
 
     def _noise_density(self, noise: float) -> GaussianMixture:
         """A mixture that covers the (blurred) training rows."""
