@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import energyscape
+from energyscape.artifact import read_artifact, write_artifact
 from energyscape.diffusion import SAMPLERS, LearnedRange
 from energyscape.families import DDPM, EBM, EDM, NCSN, ScoreModel
 from energyscape.families.labels import HiddenLabels
@@ -269,6 +270,58 @@ def test_the_setting_that_is_wrong_is_the_one_that_is_named():
         ScoreModel(architecture="picture", **QUICK).fit(X)
     with pytest.raises(ValueError, match="network='picture' needs pictures"):
         NCSN(network="picture", **QUICK).fit(X)
+
+
+@pytest.mark.parametrize("face", ["edm", "score"])
+def test_a_perfect_network_of_ncsn_gives_the_score_of_a_gaussian(face):
+    """N(1, s^2 I) with s twice the scale that was measured: the network's answer, worked out by hand,
+    gives denoiser and score to rounding times the condition number, at every level."""
+    model = NCSN(parametrisation=face, **QUICK).fit(X)
+    denoiser = model._build(model.facts_ | {"sigma_data": 0.7}).double()
+    s2, d2 = 1.4**2, 0.7**2
+    sigma = torch.logspace(-2, 2, 21, dtype=torch.float64)
+    x = torch.randn(21, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    level = sigma[:, None]
+    score = (1 - x) / (s2 + level**2)
+    root = (d2 + level**2).sqrt()
+    published = level * score
+    balanced = (x + level**2 * score - d2 / root**2 * x) / (level * 0.7 / root)
+
+    class Perfect(torch.nn.Module):
+        def forward(self, z, c_noise, label):
+            torch.testing.assert_close(z, x / root)
+            return published if face == "score" else balanced
+
+    denoiser.network = Perfect()
+    found = denoiser.score(x, sigma)
+    # D - x cancels where sigma^2 score is far smaller than x.
+    spread = (x.abs() + level * x.abs() + 1) / level**2
+    assert bool(((found - score).abs() <= 8 * torch.finfo(torch.float64).eps * spread).all())
+    assert bool(((denoiser(x, sigma) - x - level**2 * score).abs() < 1e-13 * (1 + level)).all())
+
+
+def test_an_untrained_ncsn_knows_the_score_far_out():
+    """With the skip that vanishes, the first score is that of a Gaussian of the data's scale, hence
+    right to second order in scale/sigma; the published network starts from no score at all."""
+    for face, share in (("edm", 1.0), ("score", 0.0)):
+        model = NCSN(parametrisation=face, **QUICK).fit(X)
+        scale = model.facts_["sigma_data"]
+        fresh, x = model._build(model.facts_), model.encode(X)[:5].float()
+        for sigma in model.levels_[:4]:
+            expected = -share * x / (scale**2 + sigma**2)
+            torch.testing.assert_close(fresh.score(x, sigma), expected, atol=1e-6, rtol=1e-4)
+
+
+def test_a_run_from_before_there_was_a_choice_predicts_the_score(tmp_path):
+    """A folder whose settings lack the parametrisation loads as what it was trained as."""
+    model = NCSN(parametrisation="score", **QUICK).fit(X)
+    model.save(tmp_path / "new")
+    kept = read_artifact(tmp_path / "new")
+    assert kept.config["settings"].pop("parametrisation") == "score"
+    write_artifact(tmp_path / "old", kept)
+    loaded = energyscape.load(tmp_path / "old")
+    assert loaded.get_params()["parametrisation"] == "score"
+    assert np.array_equal(*(m.sample(3, steps=1, random_state=0) for m in (model, loaded)))
 
 
 def test_the_classic_set_up(monkeypatch):

@@ -48,6 +48,11 @@ class Family(Records, Judging):
     def _compose(self, model: nn.Module, facts: Mapping[str, Any]) -> Composition:
         """Model and objectives, ready to train."""
 
+    @classmethod
+    def _kept_settings(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings read from a run; one that did not exist yet takes the value that it then had."""
+        return dict(settings)
+
     def _habits(self) -> Mapping[str, Any]:
         """What of `TrainConfig` differs from its defaults, beside the settings; facts are known."""
         return {}

@@ -1,8 +1,15 @@
 """NCSN: a ladder of noise levels, annealed Langevin dynamics.
 
-    model      score(x, sigma) = F(x, log sigma) / sigma            score preconditioning
-    objective  sum_i sigma_i^2 DSM(sigma_i)                         levels drawn evenly
+    model      score(x, sigma) = (D(x, sigma) - x) / sigma^2      D by EDM's preconditioning
+    objective  sum_i sigma_i^2 DSM(sigma_i)                       levels drawn evenly
     sampler    Langevin at each level, largest first, then one noise-free step
+
+As published the network gives ``sigma score`` itself, ``score = F/sigma``. At levels far above the
+data's scale the score is nearly ``-x/sigma^2``, and F has to copy its input with a small error at each
+of them. With a skip that vanishes there, ``c_skip = sd^2/(sigma^2 + sd^2)``, the untrained network
+answers the score of a Gaussian of the data's scale instead, and F learns what is left (2206.00364
+table 1). The loss, the levels and the chains are the same; ``parametrisation="score"`` is the published
+face.
 
 Levels are geometric. In the improved set-up the largest is the largest distance in the data, the ratio
 follows from the dimension, the step size from the published rule, weights are averaged, and a step
@@ -31,7 +38,7 @@ from energyscape.families.family import Composition
 from energyscape.families.labels import LABEL_DROPOUT
 from energyscape.families.networks import field_network
 from energyscape.mcmc import largest_pairwise_distance, ncsnv2_ratio
-from energyscape.models import PreconditionedDenoiser, ScorePreconditioning
+from energyscape.models import EDMPreconditioning, PreconditionedDenoiser, ScorePreconditioning
 from energyscape.objectives import DenoisingLoss, simple_weight
 
 __all__ = ["NCSN"]
@@ -119,6 +126,13 @@ class NCSN(DenoiserEstimator):
             float | None,
             Field(gt=0, description="largest level; none: the largest distance in the data"),
         ] = None,
+        parametrisation: Annotated[
+            Literal["edm", "score"],
+            Field(
+                description="what the network predicts: EDM's target of unit variance, or sigma times "
+                "the score as published, slow to learn at high levels"
+            ),
+        ] = "edm",
         label: s.Label = None,
         clip: s.Clip = "auto",
         network: s.Network = "auto",
@@ -183,6 +197,11 @@ class NCSN(DenoiserEstimator):
             return schedules.Tabulated(facts["ladder"])
         return schedules.Geometric(facts["sigma_min"], facts["sigma_max"])
 
+    @classmethod
+    def _kept_settings(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Runs from before there was a choice predict the score."""
+        return {"parametrisation": "score"} | dict(settings)
+
     def _habits(self) -> Mapping[str, Any]:
         return {"ema_decay": 0.0} if self.get_params()["setup"] == "classic" else {}
 
@@ -195,7 +214,9 @@ class NCSN(DenoiserEstimator):
     def _build(self, facts: Mapping[str, Any]) -> nn.Module:
         classes = len(facts.get("classes", ()))
         network = field_network(self.get_params(), facts["event_shape"], classes)
-        return PreconditionedDenoiser(network, ScorePreconditioning(facts["sigma_data"]))
+        published = self.get_params()["parametrisation"] == "score"
+        kind = ScorePreconditioning if published else EDMPreconditioning
+        return PreconditionedDenoiser(network, kind(facts["sigma_data"]))
 
     def _compose(self, model: nn.Module, facts: Mapping[str, Any]) -> Composition:
         ladder = self._schedule(facts).levels(facts["levels"])

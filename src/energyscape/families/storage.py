@@ -74,7 +74,8 @@ def load_estimator(path: str | os.PathLike[str], families: Mapping[str, type[_Fa
     if config.get("family") not in known:
         raise ArtifactError(f"{path} holds a model of an unknown family {config.get('family')!r}")
     try:
-        estimator = known[config["family"]](**config["settings"])
+        kind = known[config["family"]]
+        estimator = kind(**kind._kept_settings(config["settings"]))
         model = estimator._build(config["facts"])
         model.load_state_dict(artifact.model)
         codec = codec_from_state(artifact.codec, config["codec"])
