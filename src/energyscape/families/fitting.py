@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from energyscape.artifact import fingerprint, write_bytes
@@ -35,7 +36,9 @@ from energyscape.training import (
 __all__ = ["RunRecord", "fit_estimator"]
 
 _KEPT_ROWS = 1000
+_MEASURED_NUMBERS = 1_000_000  # of the training rows that scales and spreads are measured on
 _CALIBRATION_ROWS = 20_000
+_LEAST_CALIBRATION = 100
 _CALIBRATION_PICTURES = 1000  # each costs two dozen evaluations of a large network
 _VALIDATION_ROWS, _VALIDATION_PICTURES = 2048, 512
 _SMALL_PICTURE = 100
@@ -77,8 +80,8 @@ def fit_estimator(
     estimator.schema_ = dataset.schema
     estimator.data_kind_ = dataset.kind
     estimator.frame_kind_ = _frame_kind(estimator._template)
-    head = split.train[: 1 + 20_000_000 // max(int(np.prod(codec.event_shape)), 1) // 20]
-    x = torch.from_numpy(codec.encode(_take(dataset, head), rng).x)
+    most = 1 + _MEASURED_NUMBERS // max(int(np.prod(codec.event_shape)), 1)
+    x = torch.from_numpy(codec.encode(_take(dataset, _some(split.train, most, seed)), rng).x)
     cell = codec.cell if isinstance(codec, PictureCodec) else None
     facts = {"event_shape": list(codec.event_shape), "cell": cell, **estimator._measure(x)}
     facts |= {} if classes is None else classes.facts(split.train)
@@ -312,7 +315,13 @@ def _held_out(
     if len(split.validation) == 0:
         return None
     most = _VALIDATION_PICTURES if _is_large(codec) else _VALIDATION_ROWS
-    return _rows(dataset, split.validation[:most], codec, config, seed + 1, codes)
+    rows = np.sort(_some(split.validation, most, seed))
+    return _rows(dataset, rows, codec, config, seed + 1, codes)
+
+
+def _some(rows: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:
+    """At most so many of these rows, at random: a file in order of classes or dates begins with one."""
+    return np.random.default_rng([seed, most]).permutation(rows)[:most]
 
 
 def _is_large(codec: Any) -> bool:
@@ -327,16 +336,29 @@ def _calibrate(
     split: Split,
     progress: Callable[[Progress], None] | None,
 ) -> None:
-    """Anomaly scores of rows that trained nothing, and some of those rows, encoded."""
+    """Anomaly scores of rows that trained nothing, and some of those rows, encoded.
+
+    With a time limit, of as many as half of it allows, though not of fewer than 100.
+    """
     most = _CALIBRATION_PICTURES if _is_large(estimator.codec_) else _CALIBRATION_ROWS
-    rows = split.calibration[:most]
-    estimator.info_["rows"]["calibration"] = len(rows)
+    rows = _some(split.calibration, most, estimator.info_["seed"])
+    limit = estimator.get_params()["time_limit"]
+    seconds = math.inf if limit is None else limit / 2
     scores = np.empty(0)
     kept: Tensor = torch.empty(0, *estimator.codec_.event_shape)
     if len(rows):
         x = torch.from_numpy(estimator.codec_.encode(_take(dataset, rows), None).x)
-        scores = np.sort(estimator._surprise_rows(x, progress, "calibrating").sum(1))
+        parts = estimator._surprise_rows(
+            x, progress, "calibrating", seconds=seconds, least=_LEAST_CALIBRATION
+        )
+        scores = np.sort(parts.sum(1))
         kept = x[:_KEPT_ROWS]
+    if len(scores) < len(rows):
+        estimator.info_["notes"].append(
+            f"calibrated on {len(scores)} of {len(rows)} rows, in half of the time limit; "
+            f"no p-value is below {1 / (len(scores) + 1):.2g}"
+        )
+    estimator.info_["rows"]["calibration"] = len(scores)
     estimator.calibration_ |= {
         "anomaly_scores": scores,
         "rows": kept.to(torch.float32).numpy(),

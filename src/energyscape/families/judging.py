@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+import math
+import time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,15 +77,27 @@ class Judging(Fitted, abc.ABC):
         return self._surprise_rows(self.encode(X)).sum(1)
 
     def _surprise_rows(
-        self, x: Tensor, progress: ProgressCallback | None = None, phase: str = "anomaly scores"
+        self,
+        x: Tensor,
+        progress: ProgressCallback | None = None,
+        phase: str = "anomaly scores",
+        *,
+        seconds: float = math.inf,
+        least: int = 0,
     ) -> NDArray[np.float64]:
+        """Surprise of each row and coordinate; of the first rows alone, `least` at least, where all
+        would take longer than `seconds`."""
         device = next(self.model_.parameters()).device
         chunk = max(1, 65536 // max(x[0].numel(), 1))
-        shown, parts = as_steps(progress, phase), []
-        for i, part in enumerate(x.split(chunk)):
+        shown, parts, done = as_steps(progress, phase), [], 0
+        began = time.monotonic()
+        for part in x.split(chunk):
             parts.append(self._surprise(part.to(device)).flatten(1).cpu())
+            done += len(part)
             if shown is not None:
-                shown(min((i + 1) * chunk, len(x)), len(x))
+                shown(done, len(x))
+            if done >= least and time.monotonic() - began > seconds:
+                break
         return torch.cat(parts).numpy()
 
     def column_contributions(self, X: Any) -> tuple[list[str], NDArray[np.float64]]:
