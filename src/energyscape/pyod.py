@@ -80,7 +80,7 @@ class EnergyscapeDetector(_Base):
         self.detector_ = AnomalyDetector(
             trim=self.trim, max_rows=self.max_rows, random_state=self.random_state
         ).fit(X)
-        self.decision_scores_ = self.detector_.training_scores_
+        self.decision_scores_ = self.detector_.known_scores(X)
         self._process_decision_scores()
         return self
 

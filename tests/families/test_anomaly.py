@@ -11,7 +11,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import energyscape
 from energyscape import AnomalyDetector
 from energyscape.data import DataError
-from energyscape.families import SettingError
+from energyscape.families import SettingError, reference
 
 REASONS = {
     "check_dataframe_column_names_consistency": (
@@ -166,6 +166,19 @@ def test_more_rows_than_it_compares_with_are_sampled_and_settings_are_checked():
         AnomalyDetector(trim=0.9).fit(blobs(50, 0))
     with pytest.raises(DataError, match="pictures"):
         AnomalyDetector().fit(np.zeros((5, 4, 4), dtype=np.uint8))
+
+
+def test_of_many_training_rows_some_are_scored_when_they_are_asked_for(monkeypatch):
+    X = blobs(300, 0)
+    whole = AnomalyDetector(max_rows=50, calibration="split", random_state=0).fit(X)
+    monkeypatch.setattr(reference, "_ALL_SCORED", 200)
+    detector = AnomalyDetector(max_rows=50, calibration="split", random_state=0).fit(X)
+    gaps = np.isnan(detector.training_scores_)
+    assert gaps.sum() == 300 - 50 - len(detector.calibration_scores_)
+    assert np.allclose(detector.known_scores(X), whole.training_scores_)
+    assert (np.isnan(detector.training_p_values()) == gaps).all()
+    scores = detector.known_scores(X)
+    assert np.allclose(detector.training_p_values(scores), whole.training_p_values())
 
 
 def test_training_rows_are_scored_without_themselves():

@@ -113,7 +113,7 @@ def by_detector(
 
     known = detector.knows(dataset)
     if known:
-        scores = detector.training_scores_
+        scores = detector.known_scores(dataset)
     else:
         parts = bar.over("anomaly scores", list(chunks(dataset, 4096)))
         scores = np.concatenate([detector.anomaly_score(part) for part in parts])
@@ -139,7 +139,7 @@ def judged(
     scores = batch.scores
     if batch.known:
         columns = {
-            "p_value": detector.training_p_values(),
+            "p_value": detector.training_p_values(scores),
             "flagged": np.zeros(len(scores), dtype=bool),
         }
         note(

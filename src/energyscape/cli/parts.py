@@ -111,6 +111,7 @@ def score_in_parts(
     quiet: bool,
 ) -> pl.DataFrame:
     """The table to write, of all pieces; the parts stay until it is written."""
+    import numpy as np
     import polars as pl
 
     from energyscape.detection import drift_test
@@ -127,8 +128,11 @@ def score_in_parts(
     scores = table["anomaly_score"].to_numpy()
     if isinstance(estimator, AnomalyDetector):
         known = estimator.knows_sum(parts.state["checksum"], table.height)
+        if known:
+            at_fit = estimator.training_scores_
+            scores = np.where(np.isnan(at_fit), scores, at_fit)
         batch = Batch(
-            estimator.training_scores_ if known else scores,
+            scores,
             known,
             lambda: estimator.drift(_as_data(_thinned(parts), estimator), scores=scores),
             lambda rows: _pick(estimator, data, parts, rows),

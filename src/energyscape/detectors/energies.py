@@ -246,19 +246,23 @@ def _over_blocks(
     own: NDArray[np.int64] | None,
 ) -> None:
     """``look`` at every block of distances, on several threads where there are many."""
-    threads = max((int(t["num_threads"]) for t in threadpool_info()), default=1)
-    parts = min(threads, len(x) * len(rows) // (_BLOCKS_A_THREAD * _CELLS))
-    if parts < 2:
-        for part, squares in _squared_distances(x, rows, own):
-            look(part, squares)
-        return
-    edges = np.linspace(0, len(x), parts + 1).astype(int)
 
     def walk(start: int, stop: int) -> None:
         mine = slice(start, stop)
         for part, squares in _squared_distances(x[mine], rows, None if own is None else own[mine]):
             look(slice(start + part.start, start + part.stop), squares)
 
+    share_out(walk, len(x), len(rows))
+
+
+def share_out(walk: Callable[[int, int], None], count: int, cells: int) -> None:
+    """``walk(start, stop)`` over all rows, on several threads where they have many cells together."""
+    threads = max((int(t["num_threads"]) for t in threadpool_info()), default=1)
+    parts = min(threads, count * cells // (_BLOCKS_A_THREAD * _CELLS))
+    if parts < 2:
+        walk(0, count)
+        return
+    edges = np.linspace(0, count, parts + 1).astype(int)
     # Each thread has its own products: two pools would get in each other's way.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(parts) as pool:
         list(pool.map(walk, edges[:-1].tolist(), edges[1:].tolist()))

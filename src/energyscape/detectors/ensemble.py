@@ -19,11 +19,15 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from energyscape.detectors.crowds import MANY, two_surroundings
 from energyscape.detectors.energies import Surroundings, kth_distances, surroundings
 from energyscape.detectors.surprise import TailLaw
 from energyscape.detectors.views import TableRows, View
 
 __all__ = ["EmpiricalDetector"]
+
+Pair = tuple[View, View]
+Points = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 _LEVEL = 0.5
 _NEIGHBOURS = 10
@@ -57,8 +61,8 @@ class EmpiricalDetector(NamedTuple):
     True
     """
 
-    views: tuple[View, View]
-    points: tuple[NDArray[np.float64], ...]
+    views: Pair
+    points: Points
     reach: NDArray[np.float64]
     own: NDArray[np.float64]
     laws: tuple[TailLaw, ...]
@@ -75,9 +79,7 @@ class EmpiricalDetector(NamedTuple):
         if len(rows) < 2:
             raise ValueError(f"at least 2 rows are needed to compare, got {len(rows)}")
         views, points = _look(rows)
-        own = np.arange(len(rows))
-        near = _near(points[0], points[0], own)
-        ranked = near if _alike(views) else _near(points[1], points[1], own, k=0)
+        near, ranked = _near(views, points, points, np.arange(len(rows)))
         members = _members(near, ranked, near.reach)
         return cls(views, points, near.reach, members, _laws(members))
 
@@ -127,23 +129,20 @@ class EmpiricalDetector(NamedTuple):
 
     def members(self, rows: TableRows) -> NDArray[np.float64]:
         """Each member's own score, shape (m, 3): larger is stranger."""
-        near = _near(self.views[0].transform(rows), self.points[0])
-        ranked = near
-        if not _alike(self.views):
-            ranked = _near(self.views[1].transform(rows), self.points[1], k=0)
-        return _members(near, ranked, self.reach)
+        x = (self.views[0].transform(rows), self.views[1].transform(rows))
+        return _members(*_near(self.views, x, self.points), self.reach)
 
     def score(self, rows: TableRows) -> NDArray[np.float64]:
         """Mean surprise over the members in nats, shape (m,); a function of the row alone."""
         return _combine(self.members(rows), self.laws)
 
 
-def _look(rows: TableRows) -> tuple[tuple[View, View], tuple[NDArray[np.float64], ...]]:
+def _look(rows: TableRows) -> tuple[Pair, Points]:
     views = (View.fit(rows), View.fit(rows, ranked=True))
-    return views, tuple(view.transform(rows) for view in views)
+    return views, (views[0].transform(rows), views[1].transform(rows))
 
 
-def _alike(views: tuple[View, View]) -> bool:
+def _alike(views: Pair) -> bool:
     """Whether no column is ranked, so that the two views are one."""
     return all(known is None for known in views[1].order)
 
@@ -153,14 +152,16 @@ def _laws(members: NDArray[np.float64]) -> tuple[TailLaw, ...]:
 
 
 def _near(
-    x: NDArray[np.float64],
-    rows: NDArray[np.float64],
-    own: NDArray[np.int64] | None = None,
-    *,
-    k: int = _NEIGHBOURS,
-) -> Surroundings:
-    k = min(k, len(rows) - (own is not None))
-    return surroundings(x, rows, _LEVEL, k, own=own)
+    views: Pair, x: Points, rows: Points, own: NDArray[np.int64] | None = None
+) -> tuple[Surroundings, Surroundings]:
+    """What is near in each view; neighbours in the standard view alone."""
+    k = min(_NEIGHBOURS, len(rows[0]) - (own is not None))
+    if len(rows[0]) >= MANY:
+        return two_surroundings(x, rows, _LEVEL, k, own=own)
+    near = surroundings(x[0], rows[0], _LEVEL, k, own=own)
+    if _alike(views):
+        return near, near
+    return near, surroundings(x[1], rows[1], _LEVEL, 0, own=own)
 
 
 def _members(

@@ -85,7 +85,8 @@ class AnomalyDetector(OutlierMixin, Decides, DataIn):
     calibration_scores_ : array of shape (c,)
         Sorted.
     training_scores_ : array of shape (n,)
-        Each training row's score by a detector that did not know it.
+        Each training row's score by a detector that did not know it. Of more than 100,000 rows, NaN
+        for those that neither calibrate nor are compared with; `known_scores` gives theirs.
     calibrated_by_ : {"cross", "split"}
     offset_ : float
         `score_samples` at which `predict` turns.
@@ -220,6 +221,14 @@ class AnomalyDetector(OutlierMixin, Decides, DataIn):
         """
         rows = self._rows(self._conform(X))
         return score_rows(self.detector_, rows)
+
+    def known_scores(self, X: Any) -> NDArray[np.float64]:
+        """`training_scores_` of the rows it was fitted on, all of them, shape (n,)."""
+        scores = self.training_scores_.copy()
+        gaps = np.flatnonzero(np.isnan(scores))
+        if gaps.size:
+            scores[gaps] = score_rows(self.detector_, self._rows(self._conform(X)).take(gaps))
+        return scores
 
     def score_samples(self, X: Any) -> NDArray[np.float64]:
         """Minus the anomaly score: larger = more ordinary (no log-density)."""

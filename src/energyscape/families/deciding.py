@@ -58,13 +58,16 @@ class Decides(abc.ABC):
         scores = self.anomaly_score(X)
         return detection.conformal_p_values(self.calibration_scores_, scores)
 
-    def training_p_values(self) -> NDArray[np.float64]:
+    def training_p_values(self, scores: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
         """P-values of the training rows, each calibrated by the others, shape (n,).
 
         Where all rows calibrate (``cross``) they are the ranks of `training_scores_`: look at the
-        smallest, but flag nothing by them, as some rank is always the first.
+        smallest, but flag nothing by them, as some rank is always the first. ``scores`` stand in for
+        `training_scores_` where those have gaps; p-values have the same gaps.
         """
-        p = detection.conformal_p_values(self.calibration_scores_, self.training_scores_)
+        scores = self.training_scores_ if scores is None else scores
+        p, there = np.full(len(scores), np.nan), ~np.isnan(scores)
+        p[there] = detection.conformal_p_values(self.calibration_scores_, scores[there])
         n = len(self.calibration_scores_)
         return (np.rint(p * (n + 1)) - 1) / n if self.calibrated_by_ == "cross" else p
 

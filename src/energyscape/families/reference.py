@@ -19,6 +19,8 @@ __all__ = ["Learned", "Learning", "learn_across", "learn_apart", "score_rows"]
 
 _FOLDS = 5
 _CHUNK = 8192
+#: Of more rows than these only those are scored that calibrate.
+_ALL_SCORED = 100_000
 
 #: ``(done, total)``, for a bar.
 Shown = Callable[[int, int], None] | None
@@ -55,7 +57,9 @@ class Learning(NamedTuple):
 class Learned(NamedTuple):
     """A detector, its reference rows, scores of all rows and those that calibrate.
 
-    ``sample`` are training rows as they came: the reference rows, unless some were trimmed.
+    Of more than 100,000 rows that are split, those that neither calibrate nor are compared with have
+    the score NaN: to the detector they are as good as new. ``sample`` are training rows as they came:
+    the reference rows, unless some were trimmed.
     """
 
     detector: EmpiricalDetector
@@ -92,23 +96,12 @@ def learn_apart(rows: TableRows, how: Learning, shown: Shown = None) -> Learned:
     if len(rest) < 2:
         raise DataError(f"{n} rows are too few to learn and calibrate; 3 are needed")
     detector, kept = how.detector(rows.take(rest))
-    scores = _known_scores(detector, rows, rest[kept], shown)
+    scores = np.full(n, np.nan)
+    scores[rest[kept]] = detector.own_scores
+    others = held if n > _ALL_SCORED else np.setdiff1d(np.arange(n), rest[kept])
+    scores[others] = score_rows(detector, rows.take(others), shown)
     sample = how.sample(rows, rest[kept])
     return Learned(detector, rows.take(rest[kept]), scores, scores[held], sample)
-
-
-def _known_scores(
-    detector: EmpiricalDetector,
-    rows: TableRows,
-    reference: NDArray[np.int64],
-    shown: Shown = None,
-) -> NDArray[np.float64]:
-    """Scores of all rows, those of the reference without themselves."""
-    scores = np.empty(len(rows))
-    others = np.setdiff1d(np.arange(len(rows)), reference)
-    scores[reference] = detector.own_scores
-    scores[others] = score_rows(detector, rows.take(others), shown)
-    return scores
 
 
 def score_rows(
