@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from energyscape.families.networks import WaveMLP
 from energyscape.models import ConfinedEnergy, Energy, NetworkEnergy
 from energyscape.models.slices import score_and_slices_by_layers
 from energyscape.nn import MLP, ResidualMLP
-from energyscape.objectives import DenoisingScoreMatching, SlicedScoreMatching
+from energyscape.objectives import DenoisingScoreMatching, ExactScoreMatching, SlicedScoreMatching
 
 ACTIVATIONS = [nn.SiLU(), nn.Tanh(), nn.Softplus(beta=1.5), nn.ELU(0.7), nn.GELU()]
 
@@ -56,6 +57,28 @@ def test_values_and_gradients_are_those_of_autograd(activation: nn.Module, bias:
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
     mine, theirs = (_gradients(scalar(*pair), network) for pair in (found, expected))
     torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("objective", [None, ExactScoreMatching(), DenoisingScoreMatching(0.3)])
+def test_layers_on_waves_are_those_of_autograd(objective) -> None:  # type: ignore[no-untyped-def]
+    """Also the waves' own frequencies and phases get their gradient."""
+    torch.manual_seed(0)
+    energy = NetworkEnergy(WaveMLP((3,), width=5, scalar=True)).double()
+    assert score_and_slices_by_layers(energy.network, torch.zeros(2, 3).double()) is not None
+    x, v = torch.randn(7, 3, dtype=torch.float64), torch.randn(2, 7, 3, dtype=torch.float64)
+    out = []
+    for model in (energy, _Autograd(energy)):
+        if objective is None:
+            score, along = model.score_and_slices(x, v, create_graph=True)
+            loss = torch.cat([(score**3).sum(1), (along * v.sum(2)).sum(0)])
+        else:
+            loss = objective(model, x, None, torch.Generator().manual_seed(2)).loss
+        gradients = _gradients(loss.sum(), energy)
+        assert all(bool((g != 0).any()) for g in gradients[:-1])
+        out.append((loss, gradients))
+    torch.testing.assert_close(*out, rtol=1e-11, atol=1e-12)
+    mine, theirs = energy.energy_and_score(x), _Autograd(energy).energy_and_score(x)
+    torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -146,6 +146,30 @@ def score_network(settings: Mapping[str, Any], event_shape: Sequence[int]) -> nn
     return MLP(event_shape, width=width or wide, depth=blocks or 3)
 
 
+class _Waves(NamedTuple):
+    """``z = (x, sin(W x + b))`` with its derivatives."""
+
+    x: Tensor
+    sin: Tensor
+    cos: Tensor
+    frequency: Tensor
+
+    @property
+    def features(self) -> Tensor:
+        return torch.cat([self.x, self.sin], 1)
+
+    def pull(self, g: Tensor) -> Tensor:
+        dim = self.x.shape[1]
+        return torch.addmm(g[:, :dim], self.cos * g[:, dim:], self.frequency)
+
+    def push(self, v: Tensor) -> Tensor:
+        return torch.cat([v, self.cos * nn.functional.linear(v, self.frequency)], 2)
+
+    def bend(self, g: Tensor, v: Tensor) -> Tensor:
+        turned = nn.functional.linear(v, self.frequency).square()
+        return -(g[:, self.x.shape[1] :] * self.sin * turned).sum(2)
+
+
 class WaveMLP(nn.Module):
     """A perceptron of the coordinates and of learned waves ``sin(w x + b)`` through them.
 
@@ -192,6 +216,11 @@ class WaveMLP(nn.Module):
         self.layers = MLP((dim + width,), width=width, depth=depth, scalar=True).layers
         if not scalar:
             self.layers[-1] = nn.Linear(width, outputs or dim)
+
+    def lift(self, x: Tensor) -> _Waves:
+        """The coordinates and waves of flat rows; see `energyscape.models.layered`."""
+        angle = nn.functional.linear(x, self.frequency, self.phase)
+        return _Waves(x, angle.sin(), angle.cos(), self.frequency)
 
     def forward(self, x: Tensor) -> Tensor:
         """A field, shape of x, or numbers of shape (batch,) or (batch, outputs)."""

@@ -7,18 +7,21 @@ For layers ``a_k = W_k h_{k-1} + b_k, h_k = phi(a_k)`` with a last linear one to
 the very products that autograd takes, in the same order, but with no graph to record and to walk. A
 Markov chain asks for nothing else, thousands of times. Large batches are worked through in parts whose
 activations stay in the processor's cache.
+
+A network may first lift its rows to features z(x) of little cost, and walk the layers from there: it
+says so by a method ``lift(x)`` (`Lifted`) and has the layers as ``layers``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["energy_and_score_by_layers", "plain_layers"]
+__all__ = ["Lifted", "energy_and_score_by_layers", "lifted", "plain_layers"]
 
 #: Numbers in the widest activation of one part: a megabyte in float32, so that a few of them lie in the
 #: caches of one or two cores.
@@ -103,6 +106,35 @@ def plain_layers(network: nn.Module) -> list[Any] | None:
     return layers if layers[-1].out_features == 1 else None
 
 
+class Lifted(Protocol):
+    """Features of rows, and how derivatives pass through them; rows are flat."""
+
+    @property
+    def features(self) -> Tensor:
+        """z of shape (batch, F)."""
+        ...
+
+    def pull(self, g: Tensor) -> Tensor:
+        """``(dz/dx)' g``: a gradient with respect to z, (batch, F), as one with respect to x."""
+        ...
+
+    def push(self, v: Tensor) -> Tensor:
+        """``(dz/dx) v`` of directions v of shape (P, batch, D), shape (P, batch, F)."""
+        ...
+
+    def bend(self, g: Tensor, v: Tensor) -> Tensor:
+        """``sum_f g_f v' (d^2 z_f / dx^2) v``, shape (P, batch)."""
+        ...
+
+
+def lifted(network: nn.Module, x: Tensor) -> tuple[nn.Module, Lifted] | None:
+    """The layers above a network's features of the rows x, and those; None if it has none."""
+    lift = getattr(network, "lift", None)
+    if lift is None or _hooked(network):
+        return None
+    return cast(nn.Module, network.layers), cast(Lifted, lift(x.flatten(1)))
+
+
 def energy_and_score_by_layers(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor] | None:
     """The network's number and minus its gradient, or None where that is left to autograd.
 
@@ -110,7 +142,7 @@ def energy_and_score_by_layers(network: nn.Module, x: Tensor) -> tuple[Tensor, T
     ----------
     network : Module
         A `Sequential` of linear layers and smooth activations in turn, or one that flattens its rows
-        for such a sequence and gives it by ``plain_layers()``.
+        for such a sequence and gives it by ``plain_layers()``, or lifts them for it.
     x : Tensor of shape (batch, ...)
 
     Returns
@@ -128,8 +160,15 @@ def energy_and_score_by_layers(network: nn.Module, x: Tensor) -> tuple[Tensor, T
     >>> energy_and_score_by_layers(torch.nn.Linear(2, 2), torch.zeros(3, 2)) is None
     True
     """
+    if torch.is_autocast_enabled(x.device.type):
+        return None
+    with torch.no_grad():
+        raised = lifted(network, x)
+        if raised is not None:
+            found = energy_and_score_by_layers(raised[0], raised[1].features)
+            return None if found is None else (found[0], raised[1].pull(found[1]).view(x.shape))
     layers = plain_layers(network)
-    if layers is None or torch.is_autocast_enabled(x.device.type):
+    if layers is None:
         return None
     if x.ndim != 2:
         if type(network) is nn.Sequential:

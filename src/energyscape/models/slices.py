@@ -10,7 +10,11 @@ with ``g_K = w, d_k = phi'(a_k) g_k, g_{k-1} = W_k' d_k`` going back and, along 
 since all curvature of E comes from the activations. One forward and one backward pass serve all probes,
 and a probe takes one more forward pass: half of the matrix products that differentiating the score by
 autograd takes. The gradient of any function of both is walked back through these three passes below; it
-holds for parameters alone and can be taken once.
+can be taken once. Where layers M stand on features, ``E(x) = M(z(x))`` and ``t = (dz/dx) v``,
+
+    grad E = (dz/dx)' grad M,    v' E'' v = t' M'' t + sum_f (grad M)_f v' z_f'' v ,
+
+the passes through M give a gradient of z and t too, and what is around them is left to autograd.
 """
 
 from __future__ import annotations
@@ -23,38 +27,37 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from energyscape.models.layered import plain_layers
+from energyscape.models.layered import Lifted, lifted, plain_layers
 
 __all__ = ["score_and_slices_by_layers"]
 
 
 class _Derivatives(NamedTuple):
-    """``phi'``, ``phi''`` and ``phi'''``."""
+    """``phi'``, ``phi''`` and, which slices alone need, ``phi'''``."""
 
     first: Tensor
     second: Tensor
-    third: Tensor
+    third: Tensor | None
 
 
-def _silu(phi: nn.Module, a: Tensor) -> _Derivatives:
+def _silu(phi: nn.Module, a: Tensor, sliced: bool) -> _Derivatives:
     s = torch.sigmoid(a)
     q = torch.addcmul(s, s, s, value=-1)
+    first = torch.addcmul(s, a, q)
     tilt = torch.rsub(s, 1, alpha=2)
     tilted = a * tilt
-    first = torch.addcmul(s, a, q)
-    second = q * (tilted + 2)
-    third = q * torch.addcmul(tilt * (tilted + 3), a, q, value=-2)
-    return _Derivatives(first, second, third)
+    third = q * torch.addcmul(tilt * (tilted + 3), a, q, value=-2) if sliced else None
+    return _Derivatives(first, tilted.add_(2).mul_(q), third)
 
 
-def _tanh(phi: nn.Module, a: Tensor) -> _Derivatives:
+def _tanh(phi: nn.Module, a: Tensor, sliced: bool) -> _Derivatives:
     h = torch.tanh(a)
     square = h.square()
     first = 1 - square
     return _Derivatives(first, -2 * h * first, first * (6 * square - 2))
 
 
-def _softplus(phi: nn.Module, a: Tensor) -> _Derivatives:
+def _softplus(phi: nn.Module, a: Tensor, sliced: bool) -> _Derivatives:
     beta, threshold = float(cast(Any, phi).beta), float(cast(Any, phi).threshold)
     z = beta * a
     s = torch.sigmoid(z).masked_fill(z > threshold, 1.0)  # the operator is linear from there on
@@ -62,20 +65,20 @@ def _softplus(phi: nn.Module, a: Tensor) -> _Derivatives:
     return _Derivatives(s, beta * q, beta**2 * q * (1 - 2 * s))
 
 
-def _elu(phi: nn.Module, a: Tensor) -> _Derivatives:
+def _elu(phi: nn.Module, a: Tensor, sliced: bool) -> _Derivatives:
     bent = float(cast(Any, phi).alpha) * a.clamp(max=0).exp()
     flat = a > 0
     second = bent.masked_fill(flat, 0.0)
     return _Derivatives(bent.masked_fill(flat, 1.0), second, second)
 
 
-def _gelu(phi: nn.Module, a: Tensor) -> _Derivatives:
+def _gelu(phi: nn.Module, a: Tensor, sliced: bool) -> _Derivatives:
     density = torch.exp(-0.5 * a.square()) / math.sqrt(2 * math.pi)
     first = 0.5 * (1 + torch.erf(a / math.sqrt(2))) + a * density
     return _Derivatives(first, density * (2 - a.square()), density * a * (a.square() - 4))
 
 
-_KNOWN: dict[type[nn.Module], Callable[[nn.Module, Tensor], _Derivatives]] = {
+_KNOWN: dict[type[nn.Module], Callable[[nn.Module, Tensor, bool], _Derivatives]] = {
     nn.SiLU: _silu,
     nn.Tanh: _tanh,
     nn.Softplus: _softplus,
@@ -113,15 +116,41 @@ def score_and_slices_by_layers(
     >>> score.shape, slices.shape
     (torch.Size([3, 2]), torch.Size([5, 3]))
     """
-    layers = plain_layers(network)
-    if layers is None or torch.is_autocast_enabled(x.device.type) or torch.compiler.is_compiling():
+    if torch.is_autocast_enabled(x.device.type) or torch.compiler.is_compiling():
         return None
+    raised = lifted(network, x.detach())
+    if raised is not None:
+        return _above(*raised, x, v)
+    layers = plain_layers(network)
+    return None if layers is None else _through(network, layers, x.detach(), v)
+
+
+def _above(
+    network: nn.Module, z: Lifted, x: Tensor, v: Tensor | None
+) -> tuple[Tensor, Tensor] | None:
+    """Both for a network of features of the rows."""
+    layers = plain_layers(network)
+    flat = None if v is None else v.detach().flatten(2)
+    tangents = None if flat is None else z.push(flat)
+    found = None if layers is None else _through(network, layers, z.features, tangents)
+    if found is None:
+        return None
+    score, along = found
+    if flat is not None:
+        along = along + z.bend(score, flat)
+    return z.pull(score).view(x.shape), along
+
+
+def _through(
+    network: nn.Module, layers: list[Any], x: Tensor, v: Tensor | None
+) -> tuple[Tensor, Tensor] | None:
+    """Both for a plain perceptron."""
     if any(isinstance(p, nn.GELU) and p.approximate != "none" for p in layers[1::2]):
         return None
     if x.ndim != 2 and type(network) is nn.Sequential:
         return None
-    flat = x.detach().flatten(1)
-    probes = flat.new_empty(0, *flat.shape) if v is None else v.detach().flatten(2)
+    flat = x.flatten(1)
+    probes = flat.new_empty(0, *flat.shape) if v is None else v.flatten(2)
     weights = [layer.weight for layer in layers[::2]]
     biases = [layer.bias for layer in layers[:-1:2]]
     score, slices = _Slices.apply(flat, probes, layers[1::2], *weights, *biases)
@@ -153,7 +182,7 @@ class _Slices(torch.autograd.Function):
         hidden, bends = [x], []
         for phi, w, bias in zip(activations, weights, biases, strict=False):
             a = F.linear(hidden[-1], w, bias)
-            bends.append(_KNOWN[type(phi)](phi, a))
+            bends.append(_KNOWN[type(phi)](phi, a, len(v) > 0))
             hidden.append(phi(a))
         g = weights[-1].expand(len(x), -1)
         backs, falls = [g], []
@@ -198,7 +227,7 @@ class _Slices(torch.autograd.Function):
             if sliced:
                 weighed = kept.along[k].square().mul_(each).sum(0)
                 g_bar.addcmul_(bend.second, weighed, value=-1)
-                a_bar.addcmul_(weighed.mul_(bend.third), kept.backs[k + 1], value=-1)
+                a_bar.addcmul_(weighed.mul_(cast(Tensor, bend.third)), kept.backs[k + 1], value=-1)
             inner.append(a_bar)
         out.append(g_bar.sum(0, keepdim=True))
         # Down through the tangents and the forward pass.
@@ -214,13 +243,14 @@ class _Slices(torch.autograd.Function):
                     u_bar.addcmul_(bend.first, t_bar)
                     a_bar.addcmul_(bend.second, t_bar.mul_(u).sum(0))
                 out[k].addmm_(u_bar.flatten(0, 1).t(), kept.tangents[k].flatten(0, 1))
-                if k:
+                if k or ctx.needs_input_grad[1]:
                     t_bar = u_bar @ weights[k]
             if h_bar is not None:
                 a_bar.addcmul_(bend.first, h_bar)
             out[k].addmm_(a_bar.t(), kept.hidden[k])
             if ctx.has_bias[k]:
                 bias_grads[k] = a_bar.sum(0)
-            if k:
+            if k or ctx.needs_input_grad[0]:
                 h_bar = a_bar @ weights[k]
-        return (None, None, None, *out, *bias_grads)
+        rows, probes = ctx.needs_input_grad[:2]
+        return (h_bar if rows else None, t_bar if probes else None, None, *out, *bias_grads)

@@ -133,10 +133,18 @@ class ExactScoreMatching:
         """The loss of each row, shape (batch,)."""
         training = torch.is_grad_enabled()
         x, sigma = _blurred(x, self.levels, rng)
+        model = conditioned(model, label)
+        dim = x[0].numel()
         with torch.enable_grad():
-            x = x.requires_grad_()
-            score = model_score(conditioned(model, label), x, sigma, create_graph=True)
-            trace = _trace(score, x, training)
+            if isinstance(model, Energy) and x.numel() * dim <= _CHUNK_ELEMENTS:
+                axes = torch.eye(dim, dtype=x.dtype, device=x.device).reshape(dim, 1, *x.shape[1:])
+                v = axes.expand(-1, *x.shape)
+                score, along = model.score_and_slices(x, v, sigma, create_graph=training)
+                trace = along.sum(0)
+            else:
+                x = x.requires_grad_()
+                score = model_score(model, x, sigma, create_graph=True)
+                trace = _trace(score, x, training)
             half_square = 0.5 * score.square().flatten(1).sum(1)
             return _finish(half_square, trace, sigma, aux, training)
 
