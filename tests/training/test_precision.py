@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from energyscape.families import EDM, fitting
+from energyscape.families import DDPM, EDM, NCSN, ScoreModel, fitting
 from energyscape.training import fastest_precision, precision
 
 
@@ -68,3 +68,32 @@ def test_pictures_in_a_long_run_try_and_a_resumed_run_keeps_what_it_had(monkeypa
         assert EDM(**(how | other)).fit(pictures).info_["precision"] == "float32"
     EDM(**how).fit(pictures[:, :8, :8])
     assert len(tried) == 1
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        (EDM, {}),
+        (NCSN, {}),
+        (DDPM, {"loss": "hybrid", "variance": "learned"}),
+        (ScoreModel, {"objective": "sliced", "normalise": False}),
+        (ScoreModel, {"objective": "exact", "normalise": False}),
+        (ScoreModel, {"objective": "denoising", "network": "field"}),
+    ],
+    ids=lambda value: (
+        value.__name__ if isinstance(value, type) else "-".join(map(str, value.values()))
+    ),
+)
+def test_objectives_train_in_bfloat16_as_in_float32(family, settings):
+    """Double backward included: the losses are those of float32 to bfloat16's three digits and not to
+    the bit, so products were rounded; weights stay float32."""
+    x = np.random.default_rng(0).normal([3.0, -1.0], [2.0, 0.5], size=(200, 2))
+    how = {"max_steps": 8, "batch_size": 32, "width": 16, "blocks": 1, "random_state": 0}
+    losses = {}
+    for name in ("float32", "bfloat16"):
+        model = family(precision=name, **how, **settings).fit(x)
+        assert model.info_["precision"] == name
+        assert {p.dtype for p in model.model_.parameters()} == {torch.float32}
+        losses[name] = model.history_[-1]["validation_loss"]
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02, abs=0.02)
