@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -226,3 +227,35 @@ def test_a_monstrous_cell_is_shown_short() -> None:
     column = Column("k", "category", dtype="String", categories=("x" * 100_000, "two\nlines"))
     assert len(column.describe()) < 100
     assert "\n" not in column.describe()
+
+
+def test_columns_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    text = "a,a,,a_2,a\n" + "".join(f"{v},{v}1,{v}2,{v}3,{v}4\n" for v in SIZES)
+    data = read(tmp_path, text)
+    assert data.frame is not None
+    assert data.frame.columns == ["a", "a_3", "column_3", "a_2", "a_4"]
+    assert "columns of one name: column 2, 'a', is 'a_3' here" in " ".join(data.notes)
+    again = read(tmp_path, text, schema=data.schema)
+    assert again.frame is not None
+    assert again.frame.equals(data.frame)
+
+
+def test_numbers_in_parentheses_are_below_zero(tmp_path: Path) -> None:
+    cells = [f"({size})" if i % 3 else size for i, size in enumerate(SIZES)]
+    column, values, _ = numbers(tmp_path, cells)
+    assert column.kind == "numeric"
+    assert values == [-float(size) if i % 3 else float(size) for i, size in enumerate(SIZES)]
+
+
+@pytest.mark.parametrize("pattern", ["%Y%m%d", "%d-%b-%y", "%d %b %y", "%d/%b/%Y"])
+def test_days_come_back_as_they_were_written(tmp_path: Path, pattern: str) -> None:
+    days = [date(2019, 12, 1) + timedelta(days=i) for i in range(40)]
+    cells = [day.strftime(pattern) for day in days]
+    column, values, _ = numbers(tmp_path, cells)
+    assert column.kind == "datetime"
+    assert values == cells
+
+
+def test_eight_digits_that_are_no_days_are_numbers(tmp_path: Path) -> None:
+    cells = [str(20200101 + 7 * i) for i in range(40)]
+    assert numbers(tmp_path, cells)[0].kind == "integer"

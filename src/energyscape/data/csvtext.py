@@ -43,8 +43,8 @@ def frame_from_text(
 
     Raises
     ------
-    DataError : nothing in it, rows of different length (the first is named), two columns of one
-        name, a quote that never closes.
+    DataError : nothing in it, rows of different length (the first is named), a quote that never
+        closes.
 
     Examples
     --------
@@ -71,13 +71,10 @@ def frame_from_text(
     header = _has_header(head[0], head[1:1001], names)
     first = _evened(head, header, [])[0]
     if header:
-        columns = [name.strip() or f"column_{i + 1}" for i, name in enumerate(first)]
+        columns = _apart([name.strip() or f"column_{i + 1}" for i, name in enumerate(first)], said)
     else:
         columns = [f"column_{i + 1}" for i in range(len(first))]
         said.append(f"no header: columns are named column_1 to column_{len(first)}")
-    for i, name in enumerate(columns):
-        if name in columns[:i]:
-            raise DataError(f"{path}: two columns are named {name!r}; give each its own name")
     careful = len(text) < _CAREFUL_BELOW or "\n\n" in text or f'{separator} "' in text
     frame = None if careful else _fast(text, separator, len(columns))
     if frame is None:
@@ -96,6 +93,23 @@ def frame_from_text(
 
 
 _SPOKEN = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
+
+
+def _apart(names: list[str], said: list[str]) -> list[str]:
+    """Names of which no two are the same: "a", "a" are "a", "a_2"."""
+    taken, out, repeated = set(names), [], []
+    for i, name in enumerate(names):
+        new, count = name, 1
+        while new in out or (count > 1 and new in taken):
+            count += 1
+            new = f"{name}_{count}"
+        if new != name:
+            repeated.append(f"column {i + 1}, {name!r}, is {new!r} here")
+        out.append(new)
+    if repeated:
+        more = f" and {len(repeated) - 5} more" if len(repeated) > 5 else ""
+        said.append(f"columns of one name: {'; '.join(repeated[:5])}{more}")
+    return out
 
 
 def _without_comments(

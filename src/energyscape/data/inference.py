@@ -6,6 +6,8 @@
 - Numbers that are all whole though written 41.0 are ``integer`` and come back as 41.0.
 - Digits with zeros in front (02139), three or more and equally many, are codes: words, so that the
   zeros come back.
+- Eight digits that are days of the years 1900 to 2099 in every row (20240131) are dates.
+- Numbers in parentheses are below zero, as accountants write them.
 - Whole numbers with more digits than a double holds are ``identifier`` where doubles confuse them.
 - Where one column has decimal commas (1,5), 1,234 in another is 1.234 and not 1234.
 - One currency, percent sign or unit around the numbers of a column is taken off and said.
@@ -186,6 +188,9 @@ def _numbers_or_dates(
             column = number_column(name, stripped, inside, missing, style)
             note = f"{column.note}; {affix.describe()}" if column.note else affix.describe()
             return replace(column, before=affix.before, after=affix.after, note=note)
+    if share == 1 and style == "plain" and _compact_dates(present):
+        dates = parse_dates(text, "%Y%m%d")
+        return date_column(name, dates, missing, "%Y%m%d", 86400.0, "read as %Y%m%d")
     if share == 1 and is_padded(present):
         return padded_column(name, text, missing)
     if share == 1:
@@ -209,6 +214,13 @@ def _numbers_or_dates(
     if error:
         raise error
     return date_column(name, dates, missing, pattern, resolution, note)
+
+
+def _compact_dates(present: pl.Series) -> bool:
+    """Whether whole numbers are days written 20240131: twelve different ones, every one a day."""
+    if not present.str.contains(r"^(19|20)\d\d[01]\d[0-3]\d$").all() or present.n_unique() < 12:
+        return False
+    return not parse_dates(present, "%Y%m%d").null_count()
 
 
 def _advice(name: str, kind: str) -> str:

@@ -53,12 +53,15 @@ _DAYS = (
     ("%m-%d-%Y", 86400.0),
     ("%d %b %Y", 86400.0),
     ("%d-%b-%Y", 86400.0),
+    ("%d/%b/%Y", 86400.0),
     ("%b %d, %Y", 86400.0),
     ("%d %B %Y", 86400.0),
     ("%B %d, %Y", 86400.0),
     ("%d/%m/%y", 86400.0),
     ("%m/%d/%y", 86400.0),
     ("%d.%m.%y", 86400.0),
+    ("%d-%b-%y", 86400.0),
+    ("%d %b %y", 86400.0),
 )
 _TIMES = (("%H:%M:%S", 1.0), ("%H:%M", 60.0), ("%H:%M:%S%.f", 1e-6))
 _CLOCKS = (*_TIMES, ("%I:%M:%S %p", 1.0), ("%I:%M %p", 60.0))
@@ -70,6 +73,8 @@ DATE_FORMATS: tuple[tuple[str, float], ...] = (
 )
 # Times of day; they are held as moments of the first of January 1970.
 _CLOCK = r"^\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?(\s?[AaPp][Mm])?$"
+
+_SHORT_YEARS = r"^\d{1,2}([/.]\d{1,2}[/.]|[- ][A-Za-z]{3}[- ])\d{2}\b"
 
 _STYLES = {
     "thousands": r"^[+-]?\d{1,3}(,\d{3})+(\.\d*)?$",
@@ -126,6 +131,8 @@ def parse_numbers(text: pl.Series, style: str = "plain") -> pl.Series:
     >>> import polars as pl
     >>> parse_numbers(pl.Series(["1 234,5", "x", None, "7"]), "comma").to_list()
     [1234.5, None, None, 7.0]
+    >>> parse_numbers(pl.Series(["12.50", "(3.25)"])).to_list()  # as accountants write below zero
+    [12.5, -3.25]
     """
     import polars as pl
 
@@ -136,6 +143,7 @@ def parse_numbers(text: pl.Series, style: str = "plain") -> pl.Series:
     # Twice: neighbouring groups share a digit, which one pass cannot use again.
     joined = (
         text.str.replace(r"^\u{2212}\s*", "-")
+        .str.replace(r"^\((\d[\d.,]*)\)$", "-${1}")
         .str.replace_all(_INNER_BLANKS, "${1}${2}")
         .str.replace_all(_INNER_BLANKS, "${1}${2}")
     )
@@ -199,7 +207,7 @@ def date_format(text: pl.Series) -> tuple[str, float, str] | None:
     if probe.str.contains(_CLOCK).all():
         return _clock_format(values)
     years = probe.str.contains(r"\b\d{4}\b|^\d{4}").mean() >= 0.9  # type: ignore[operator]
-    if not years and not probe.str.contains(r"^\d{1,2}[/.]\d{1,2}[/.]\d{2}\b").all():
+    if not years and not probe.str.contains(_SHORT_YEARS).all():
         return None
     best: tuple[int, str, float] | None = None
     rivals: list[str] = []
