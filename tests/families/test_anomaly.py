@@ -12,6 +12,7 @@ import energyscape
 from energyscape import AnomalyDetector
 from energyscape.data import DataError
 from energyscape.families import SettingError, reference
+from energyscape.families.explaining import Blame, Explanation
 
 REASONS = {
     "check_dataframe_column_names_consistency": (
@@ -187,6 +188,19 @@ def test_training_rows_are_scored_without_themselves():
     detector = AnomalyDetector(random_state=0).fit(X)
     assert detector.training_scores_.argmax() == 0
     assert detector.anomaly_score(X).max() < detector.training_scores_[0]
+
+
+def test_a_cell_that_is_as_expected_is_no_reason():
+    cell = Blame("kind", "cat", "dog", None, None, ("dog", "cat"), 0.3, usual=True)
+    odd = Blame("age", 200, 41, 17, 79, (), 9.0)
+    assert (
+        Explanation(5.0, (odd, cell), {}, 0.1, {}).describe() == "age 200 (expected 41, 17 to 79)"
+    )
+    assert Explanation(5.0, (cell,), {}, 0.1, {}).describe().startswith("no cell alone")
+    X = blobs(300, 0)
+    for found in AnomalyDetector(random_state=0).fit(X).explain(X[:40]):
+        for blame in found.blamed:
+            assert blame.usual == (blame.low <= blame.value <= blame.high)
 
 
 def test_the_cell_that_was_changed_is_blamed_and_what_was_expected_is_told():

@@ -30,7 +30,7 @@ class Blame(NamedTuple):
     ``odds`` are nats by which the cell is likelier as one from elsewhere. ``expected`` is what the rest
     of the row leads to expect, ``low`` and ``high`` an interval (numbers, dates) and ``likely`` a set
     (names) that holds the cell of an ordinary row as often as stated; None and empty where a blank is
-    expected.
+    expected. ``usual``: the cell is within them nevertheless.
     """
 
     column: str
@@ -40,6 +40,7 @@ class Blame(NamedTuple):
     high: Any
     likely: tuple[Any, ...]
     odds: float
+    usual: bool = False
 
     def describe(self) -> str:
         """What the cell is and what was expected, in a few words.
@@ -77,8 +78,8 @@ class Explanation(NamedTuple):
     def describe(self) -> str:
         """The blamed cells on one line: what each is, and what was expected.
 
-        Cells that go with the rest of their row (odds of 0 or less) are not named: where no cell alone
-        stands out it is the row as a whole that has few like it, and that is said.
+        Cells that go with the rest of their row (odds of 0 or less, or as expected) are not named:
+        where no cell alone stands out it is the row as a whole that has few like it, and that is said.
 
         Examples
         --------
@@ -86,7 +87,7 @@ class Explanation(NamedTuple):
         >>> Explanation(5.0, (cell,), {}, 0.1, {}).describe()
         'age 200 (expected 41, 17 to 79)'
         """
-        named = [cell.describe() for cell in self.blamed if cell.odds > 0]
+        named = [cell.describe() for cell in self.blamed if cell.odds > 0 and not cell.usual]
         return "; ".join(named) or "no cell alone: few rows are like this one as a whole"
 
 
@@ -179,13 +180,19 @@ def _explain(
     for i, columns in enumerate(blamed):
         actual = known[i]
         cells = tuple(
-            words.blame(j, actual[words.names[j]], what, float(odds[i, j]))
+            words.blame(j, actual[words.names[j]], what, float(odds[i, j]), _cell(rows, i, j))
             for j, what in zip(columns, expected[i], strict=True)
         )
         instead = actual | {cell.column: cell.expected for cell in cells}
         near = words.row(reasons.rows, int(nearest[i]))
         found.append(Explanation(float(scores[i]), cells, instead, float(typical[i]), near))
     return found
+
+
+def _cell(rows: TableRows, i: int, j: int) -> float:
+    """A cell as number or code."""
+    width = rows.numbers.shape[1]
+    return float(rows.numbers[i, j] if j < width else rows.codes[i, j - width])
 
 
 def _mended(
@@ -229,13 +236,15 @@ class _Words:
         codes = [self.cell(self.width + j, code) for j, code in enumerate(rows.codes[i])]
         return dict(zip(self.names, numbers + codes, strict=True))
 
-    def blame(self, j: int, value: Any, what: Expected, odds: float) -> Blame:
-        """A blamed cell in words."""
+    def blame(self, j: int, value: Any, what: Expected, odds: float, bare: float) -> Blame:
+        """A blamed cell in words; ``bare`` as it stands among the numbers or codes."""
         if j < self.width:
             three = [self.cell(j, v) for v in (what.middle, what.low, what.high)]
-            return Blame(self.names[j], value, three[0], three[1], three[2], (), odds)
+            usual = bool(what.low <= bare <= what.high)
+            return Blame(self.names[j], value, three[0], three[1], three[2], (), odds, usual)
         likely = tuple(self.cell(j, code) for code in what.names)
-        return Blame(self.names[j], value, likely[0], None, None, likely, odds)
+        usual = bare in what.names
+        return Blame(self.names[j], value, likely[0], None, None, likely, odds, usual)
 
 
 def modelled_columns(schema: Schema, plain: bool) -> list[Column]:
