@@ -1,6 +1,7 @@
 """EBM: one energy, and every way of the field to train it.
 
-    model      p = exp(-E)/Z, E a network tilted by a wide Gaussian
+    model      p = exp(-E)/Z, E a network tilted by a wide Gaussian; with nce in more than 8 columns
+               by a mixture fitted to the rows, see `energyscape.families.tilting`
     objective  persistent     mean E(data) - mean E(chains), chains kept from step to step
                cd             the same with chains that start at the data
                short-run      the same with chains that start at a Gaussian
@@ -32,26 +33,26 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from energyscape.densities import GaussianMixture
 from energyscape.families import settings as s
+from energyscape.families.energies import network_energy
 from energyscape.families.family import Composition
 from energyscape.families.labels import LABEL_DROPOUT, HiddenLabels
 from energyscape.families.ladder import LadderEnergy, ladder
 from energyscape.families.levelled import LevelledEstimator
 from energyscape.families.levels import EnergyDenoising, LevelEnergy
 from energyscape.families.networks import (
-    FEW,
     PerClass,
     energy_network,
     is_picture,
     level_energy_network,
     ratio_network,
 )
+from energyscape.families.tilting import covering_mixture, empty_reference, fitted_reference
 from energyscape.families.typical import ORDINARY, Typical
 from energyscape.families.walks import JUMPS, gradients_per_move, walker
 from energyscape.families.watching import Watched, by_parts
 from energyscape.mcmc import anneal
-from energyscape.models import Energy, PreconditionedEnergy
+from energyscape.models import Energy, PreconditionedEnergy, TiltedEnergy
 from energyscape.nn import spectrally_normalised
 from energyscape.objectives import (
     Contrastive,
@@ -66,19 +67,18 @@ from energyscape.objectives import (
     SlicedScoreMatching,
     edm_weight,
     fit_gaussian,
-    fit_gaussian_mixture,
 )
 from energyscape.targets import Target
 
 __all__ = ["EBM"]
 
-#: Slots of persistent chains, and the share of them that restarts at every step.
-_MANY_CHAINS, _OFTEN = 4096, 0.05
-#: The same where every move may cross between modes. A slot is moved once in (slots / batch) steps and
-#: lags behind the energy in between, and a chain just restarted is no draw of the model: 25 Gaussians
-#: after 1,000 steps, batches of 256, went from 0.112 nats (4,096 and 0.05) to 0.068 (1,024), 0.049
-#: (256) and 0.028 (256 and 0.01).
+#: Slots of persistent chains, and the share of them that restarts at every step, of tables. A slot is
+#: moved once in (slots / batch) steps and lags behind the energy in between, and a chain just restarted
+#: is no draw of the model: 25 Gaussians after 1,000 steps, batches of 256, went from 0.112 nats (4,096
+#: and 0.05) to 0.068 (1,024), 0.049 (256) and 0.028 (256 and 0.01).
 _FEW_CHAINS, _SELDOM = 256, 0.01
+#: The same of pictures, whose chains cross nowhere.
+_MANY_CHAINS, _OFTEN = 4096, 0.05
 #: What only chains in training read.
 _OF_CHAINS = ("sampler", "chain_steps", "step_size", "restart_fraction", "regulariser")
 _CHAINS = ("persistent", "cd", "short-run", "improved-cd")
@@ -132,8 +132,8 @@ class EBM(LevelledEstimator):
                 "exact",
             ],
             Field(
-                description="what trains the energy; auto: persistent, for pictures levels; the four "
-                "after it run chains"
+                description="what trains the energy; auto: persistent, nce in more than 8 columns, "
+                "levels for pictures; the four after it run chains"
             ),
         ] = "auto",
         sampler: Annotated[
@@ -207,6 +207,7 @@ class EBM(LevelledEstimator):
                 f"chains of training accepted {100 * sum(seen) / len(seen):.2g} % of their moves, so "
                 "the energy saw few draws of its own: give a smaller step_size"
             )
+        self.__dict__.pop("_reference", None)
         kept = super()._after_training(x, aux)
         if name == "levels":
             kept |= Typical.fit(self._energies(self.model_, x[:ORDINARY])).arrays()
@@ -214,10 +215,34 @@ class EBM(LevelledEstimator):
 
     def _objective(self, facts: Mapping[str, Any]) -> str:
         """The objective's name, chosen by the data where it was left open."""
-        name = str(self.get_params()["objective"])
+        name, shape = str(self.get_params()["objective"]), facts["event_shape"]
         if name != "auto":
             return name
-        return "levels" if len(facts["event_shape"]) == 3 else "persistent"
+        if len(shape) == 3:
+            return "levels"
+        return "persistent" if math.prod(shape) <= JUMPS else "nce"
+
+    def _tilted(self, facts: Mapping[str, Any]) -> bool:
+        """Whether the energy tilts a mixture fitted to the rows."""
+        shape = facts["event_shape"]
+        many = len(shape) == 1 and math.prod(shape) > JUMPS
+        return many and self._objective(facts) == "nce"
+
+    def _measure(self, x: Tensor) -> dict[str, Any]:
+        facts = super()._measure(x)
+        shaped = {"event_shape": list(x.shape[1:]), **facts}
+        if self._tilted(shaped):
+            self._reference = fitted_reference(x, self._noise(shaped))
+            facts["components"] = len(self._reference.weights)
+        return facts
+
+    def _confined(self, network: nn.Module, facts: Mapping[str, Any]) -> Energy:
+        if "components" not in facts:
+            return super()._confined(network, facts)
+        found = getattr(self, "_reference", None)
+        if found is None:
+            found = empty_reference(facts["components"], math.prod(facts["event_shape"]))
+        return TiltedEnergy(network_energy(network), found)
 
     def _noise(self, facts: Mapping[str, Any]) -> float:
         """Standard deviation of the noise on the rows, in data units: as given, or the objective's.
@@ -284,7 +309,8 @@ class EBM(LevelledEstimator):
             watched = Watched(self._contrastive(facts, dim), dim)
             objective: Objective = self._hiding(watched, facts)
         elif name == "nce":
-            objective = self._hiding(NoiseContrastive(self._noise_density(noise), nu=2), facts)
+            density = None if "components" in facts else covering_mixture(self._rows(), noise)
+            objective = self._hiding(NoiseContrastive(density, nu=2), facts)
             return Composition(model, Perturbed(objective, noise))
         elif name == "ratio":
             return Composition(model, self._ratios(facts))
@@ -311,7 +337,8 @@ class EBM(LevelledEstimator):
         levels = name == "levels"
         habits: dict[str, Any] = {
             "batch_size": settings["batch_size"] or (128 if levels else 256),
-            "learning_rate": settings["learning_rate"] or (2e-3 if levels else 4e-3),
+            "learning_rate": settings["learning_rate"]
+            or (2e-3 if levels else 1e-3 if "components" in self.facts_ else 4e-3),
         }
         if name not in _CHAINS:
             return habits
@@ -319,8 +346,9 @@ class EBM(LevelledEstimator):
         # it, and with a slow start, eight Gaussians after 1,500 steps (one seed) went from a
         # divergence of 0.11 nats to 0.02; the slow start alone, with more restarts, gave 0.06.
         habits |= {"betas": (0.0, 0.99), "warmup": 0.1}
-        if math.prod(self.facts_["event_shape"]) <= FEW and settings["patience"] is None:
-            # Narrow modes make the held-out score loss swing by more than it improves.
+        if len(self.facts_["event_shape"]) == 1 and settings["patience"] is None:
+            # Narrow modes make the held-out score loss swing by more than it improves, and it is blind
+            # where there are no rows, to which energies fall while chains still lag.
             habits["keep"] = "last"
         return habits
 
@@ -341,7 +369,8 @@ class EBM(LevelledEstimator):
             acceptance = walked.levels[0].acceptance
             return walked.x, {} if acceptance is None else {"acceptance": acceptance.mean()}
 
-        slots, restart = (_FEW_CHAINS, _SELDOM) if dim <= JUMPS else (_MANY_CHAINS, _OFTEN)
+        pictures = len(facts["event_shape"]) == 3
+        slots, restart = (_MANY_CHAINS, _OFTEN) if pictures else (_FEW_CHAINS, _SELDOM)
         if settings["restart_fraction"] is not None:
             restart = settings["restart_fraction"]
         improved = None
@@ -356,20 +385,6 @@ class EBM(LevelledEstimator):
             regulariser=settings["regulariser"],
             improved=improved,
         )
-
-    def _noise_density(self, noise: float) -> GaussianMixture:
-        """A mixture that covers the (blurred) training rows."""
-        x, rng = self._rows(), torch.Generator().manual_seed(0)
-        x = x + noise * torch.randn(x.shape, generator=rng, dtype=x.dtype)
-        components = max(1, min(8, len(x) // (10 * x[0].numel())))
-        near = fit_gaussian_mixture(x, components, rng, steps=30, inflate=1.2)
-        # Where there is no noise the energy is free to fall: a wide component covers the surroundings.
-        wide = fit_gaussian(x, inflate=2.0)
-        parts = (
-            (0.7 * near.weights, 0.3 * wide.weights),
-            *zip((near.means, near.covariances), (wide.means, wide.covariances), strict=True),
-        )
-        return GaussianMixture(*(torch.cat(part) for part in parts))
 
     def _ratios(self, facts: Mapping[str, Any]) -> RatioContrastive:
         levels, x = self._levels(facts), self._rows()

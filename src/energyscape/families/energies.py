@@ -34,7 +34,7 @@ from energyscape.families.walks import SAMPLERS, settled, settled_given, walker,
 from energyscape.mcmc import MALA, GaussianBase, Kernel, ParallelTempering, run_chains
 from energyscape.models import ClassEnergy, ConfinedEnergy, Energy, NetworkEnergy
 
-__all__ = ["EnergyEstimator"]
+__all__ = ["EnergyEstimator", "network_energy"]
 
 _CONFINEMENT = 3.0
 _NORMALISED_DIMENSIONS = 256
@@ -48,6 +48,11 @@ def _in_rounds(size: int, n: int, rng: torch.Generator) -> Tensor:
     """`n` indices below `size` in random order, none more than once oftener than another."""
     order = torch.randperm(size, generator=rng, device=rng.device)
     return order.repeat(-(-n // size))[:n]
+
+
+def network_energy(network: nn.Module) -> Energy:
+    """The energy that a network gives, of each class where it knows some."""
+    return ClassEnergy(network) if isinstance(network, PerClass) else NetworkEnergy(network)
 
 
 class EnergyEstimator(DensityEstimator):
@@ -83,8 +88,7 @@ class EnergyEstimator(DensityEstimator):
 
     def _confined(self, network: nn.Module, facts: Mapping[str, Any]) -> Energy:
         centre = torch.tensor(facts["mean"], dtype=torch.float32).reshape(facts["event_shape"])
-        energy = ClassEnergy(network) if isinstance(network, PerClass) else NetworkEnergy(network)
-        return ConfinedEnergy(energy, _CONFINEMENT * facts["scale"], centre)
+        return ConfinedEnergy(network_energy(network), _CONFINEMENT * facts["scale"], centre)
 
     def _base(self, device: torch.device) -> GaussianBase:
         """A Gaussian somewhat wider than the data, coordinate by coordinate."""

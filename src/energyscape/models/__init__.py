@@ -46,6 +46,7 @@ from energyscape.models.preconditioning import (
     X0Preconditioning,
     per_row,
 )
+from energyscape.models.tilted import TiltedEnergy
 
 __all__ = [
     "BoxEnergy",
@@ -76,6 +77,7 @@ __all__ = [
     "ScoreField",
     "ScorePreconditioning",
     "SumEnergy",
+    "TiltedEnergy",
     "VPreconditioning",
     "X0Preconditioning",
     "per_row",

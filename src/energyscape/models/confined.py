@@ -9,7 +9,7 @@ from torch import Tensor
 
 from energyscape.models.energy import Energy
 
-__all__ = ["ConfinedEnergy"]
+__all__ = ["ConfinedEnergy", "given"]
 
 
 class ConfinedEnergy(Energy):
@@ -35,7 +35,7 @@ class ConfinedEnergy(Energy):
 
     def given(self, label: int | Tensor) -> Energy:
         """The tilted energy given one class, or one class a row, where the energy within has them."""
-        return ConfinedEnergy(_given(self.energy, label), self.scale, self.get_buffer("centre"))
+        return ConfinedEnergy(given(self.energy, label), self.scale, self.get_buffer("centre"))
 
     def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         """The tilted energy, shape (batch,)."""
@@ -81,11 +81,12 @@ class ConfinedEnergy(Energy):
         return score - curvature * (x - centre), along - curvature * squares
 
 
-def _given(energy: Energy, label: int | Tensor) -> Energy:
-    given = getattr(energy, "given", None)
-    if given is None:
+def given(energy: Energy, label: int | Tensor) -> Energy:
+    """The energy given one class, or one class a row; ValueError if it has none."""
+    conditional = getattr(energy, "given", None)
+    if conditional is None:
         raise ValueError(
             f"labels were given, but {type(energy).__name__} takes none: train without them, or use "
             "an energy with given(label), such as ClassEnergy"
         )
-    return cast(Energy, given(label))
+    return cast(Energy, conditional(label))

@@ -23,14 +23,14 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from energyscape.densities import GaussianMixture
-from energyscape.models import Energy, per_row
+from energyscape.models import Energy, TiltedEnergy, per_row
 from energyscape.objectives.base import Aux, LossOutput, conditioned, energies_of
 
 __all__ = [
@@ -162,8 +162,9 @@ class NoiseContrastive:
 
     Parameters
     ----------
-    noise : NoiseDensity
-        Normalised, and wherever the data are; `fit_gaussian` or `fit_gaussian_mixture` of them.
+    noise : NoiseDensity, optional
+        Normalised, and wherever the data are; `fit_gaussian` or `fit_gaussian_mixture` of them. None:
+        the reference q of a `TiltedEnergy`, of which ``G = -f - log nu`` sees the tilt alone.
     nu : int
         Noise points per data point: more lowers the variance towards that of maximum likelihood.
 
@@ -179,7 +180,7 @@ class NoiseContrastive:
     torch.Size([32])
     """
 
-    noise: NoiseDensity
+    noise: NoiseDensity | None
     nu: int = 1
     needs_double_backward = False
 
@@ -189,7 +190,12 @@ class NoiseContrastive:
 
     def init(self, model: nn.Module, x: Tensor, rng: torch.Generator) -> Aux:
         """No state; refuses a model that is no energy."""
-        _energy(model)
+        energy = _energy(model)
+        if self.noise is None and not isinstance(energy, TiltedEnergy):
+            raise ValueError(
+                f"{type(model).__name__} has no reference to be told from: give a noise density, or "
+                "train a TiltedEnergy"
+            )
         return None
 
     def __call__(
@@ -203,11 +209,16 @@ class NoiseContrastive:
     ) -> LossOutput:
         """The loss of each row with its nu noise points, shape (batch,)."""
         x = x.detach()
-        drawn = _draw(self.noise, self.nu * len(x), x, rng)
-        points = torch.cat([x, drawn])
         labels = None if label is None else label.repeat(self.nu + 1)
-        log_odds = -energies_of(_energy(conditioned(model, labels)), points)
-        log_odds = log_odds - _log_noise(self.noise, points) - math.log(self.nu)
+        energy = _energy(conditioned(model, labels))
+        if self.noise is None:
+            tilted = cast(TiltedEnergy, energy)
+            points = torch.cat([x, tilted.sample_reference(self.nu * len(x), x, rng)])
+            log_odds = -tilted.tilt(points)
+        else:
+            points = torch.cat([x, _draw(self.noise, self.nu * len(x), x, rng)])
+            log_odds = -energies_of(energy, points) - _log_noise(self.noise, points)
+        log_odds = log_odds - math.log(self.nu)
         real, fake = log_odds[: len(x)], log_odds[len(x) :].reshape(self.nu, len(x))
         loss = F.softplus(-real) + F.softplus(fake).sum(0)
         right = 0.5 * ((real > 0).to(x.dtype).mean() + (fake < 0).to(x.dtype).mean())
