@@ -158,8 +158,8 @@ class EBM(LevelledEstimator):
             Field(
                 ge=0,
                 le=1,
-                description="share of persistent chains that restart at a Gaussian; none: by the "
-                "dimension",
+                description="share of persistent chains that restart at a Gaussian; none: 0.01, "
+                "0.05 for pictures",
             ),
         ] = None,
         noise_level: Annotated[

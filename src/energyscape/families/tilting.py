@@ -1,9 +1,9 @@
 """Densities that an energy is told from, and the one that an energy of many columns starts from.
 
-An energy learned from nothing in many columns, and from few rows, is worse than the Gaussian fitted to
-them (held-out log-density in nats, 12 columns of whole numbers and 120 rows: -22.5 after 500 steps with
-chains, -16.8 the Gaussian). So the Gaussian is where it starts, and what training adds is kept as far
-as held-out rows gain by it.
+In many columns, and from few rows, chains end worse than the Gaussian fitted to the rows: held-out
+log-density in nats, 12 columns of whole numbers and 120 rows, -16.8 of the Gaussian and -22.5 after 500
+steps of persistent chains that start from it. So such a density is where the energy starts, and what
+training adds is kept as far as held-out rows gain by it.
 
 Rows held out choose how many components there are and how far each covariance is drawn towards a round
 one, which a handful of rows in many columns needs (Ledoit and Wolf 2004). A tenth of the mass is a
