@@ -35,6 +35,15 @@ def test_chains_learn_a_class():
     assert high - low > 1.5
 
 
+def test_chains_from_the_data_learn_the_means_of_the_classes():
+    """4 apart in the data and 1.5 after 60 steps; after 200 the means are there, the spread not yet."""
+    X, y = two_classes(400)
+    steps = {"max_steps": 200, "chain_steps": 5, "ema_decay": 0.95}
+    model = EBM(label="y", objective="cd", **steps, **QUICK).fit(X, y)
+    for label, mean in ((0, -2.0), (1, 2.0)):
+        assert abs(model.sample(300, label=label, steps=20)[:, 0].mean() - mean) < 0.7
+
+
 def test_samples_of_a_class_are_that_class_and_without_one_all(tmp_path):
     """The smaller class is a quarter of the rows, and of what is drawn without a label."""
     X, y = two_classes(2000)
