@@ -6,6 +6,8 @@ same steps, batches, learning rates and averaged weights (the library's loop); t
 of the model and in the loss:
 
     NCSN                 ScorePreconditioning, levels of a geometric ladder, weight 1/sigma^2
+    NCSN, EDM's skip     EDMPreconditioning, the same ladder and weight: the default of ncsn
+    NCSN, energy         the same ladder, EDM's weight, the denoiser of a PreconditionedEnergy
     EDM                  EDMPreconditioning and level law, the scale of the data measured
     EDM, energy          the same loss on the denoiser of a PreconditionedEnergy: a scalar network
     azula                KarrasDenoiser with its own loss, VESchedule over the ladder's range
@@ -68,6 +70,8 @@ from energyscape.training import TrainConfig, train
 
 LEVELS = (0.3, 1.0, 3.0, 9.0)
 LADDER = (0.1, 30.0)
+PUBLISHED_WEIGHT = ("NCSN", "NCSN, EDM's skip")
+FACES = (*PUBLISHED_WEIGHT, "NCSN, energy", "EDM", "EDM, energy")
 Score = Callable[[Tensor, float], Tensor]
 
 
@@ -123,19 +127,17 @@ def composed(face: str) -> Trainer:
 
     def fit(dim: int, x: Tensor, config: TrainConfig) -> Score:
         scale = float(x.std(0).square().mean().sqrt())
+        ladder, law = Ladder(Geometric(*LADDER).levels(30)), EDM.for_data(scale)
+        field = network(dim, config.seed, scalar="energy" in face)
         denoiser: nn.Module
-        if face == "NCSN":
-            field = network(dim, config.seed)
+        if "energy" in face:
+            denoiser = EnergyDenoiser(PreconditionedEnergy(field, scale))
+        elif face == "NCSN":
             denoiser = PreconditionedDenoiser(field, ScorePreconditioning(scale))
-            loss = DenoisingLoss(Ladder(Geometric(*LADDER).levels(30)), simple_weight)
         else:
-            loss = DenoisingLoss(EDM.for_data(scale), edm_weight(scale))
-            if face == "EDM":
-                field = network(dim, config.seed)
-                denoiser = PreconditionedDenoiser(field, EDMPreconditioning(scale))
-            else:
-                scalar = network(dim, config.seed, scalar=True)
-                denoiser = EnergyDenoiser(PreconditionedEnergy(scalar, scale))
+            denoiser = PreconditionedDenoiser(field, EDMPreconditioning(scale))
+        weight = simple_weight if face in PUBLISHED_WEIGHT else edm_weight(scale)
+        loss = DenoisingLoss(ladder if "NCSN" in face else law, weight)
         model: Any = train(denoiser, loss, x, config=config).model
         return lambda y, sigma: model.score(y, sigma)
 
@@ -209,7 +211,7 @@ def torchebm(sigma: float) -> Trainer:
 def jobs() -> list[tuple[str, tuple[float, ...], Trainer]]:
     """All trainings of a repeat: the method's name, the levels it is good for, and how."""
     found: list[tuple[str, tuple[float, ...], Trainer]] = [
-        (face, LEVELS, composed(face)) for face in ("NCSN", "EDM", "EDM, energy")
+        (face, LEVELS, composed(face)) for face in FACES
     ]
     found += [("azula", LEVELS, azula(False)), ("azula, scaled", LEVELS, azula(True))]
     for sigma in LEVELS:
@@ -239,7 +241,7 @@ def show(errors: dict[str, dict[str, float]]) -> None:
                 continue
             line = [float(np.mean([found[key] for found in repeats])) for key in keys]
             line.append(float(np.exp(np.mean(np.log(line)))))
-            print(f"  {name:16}" + "".join(f"{value:9.4f}" for value in line))
+            print(f"  {name:18}" + "".join(f"{value:9.4f}" for value in line))
 
 
 def main() -> None:
