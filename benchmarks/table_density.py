@@ -66,7 +66,7 @@ def load(name: str) -> Rows:
     file = {"wine": "uci/winequality-red.csv", "housing": "tables/california_housing.csv"}[name]
     frame = read_table(DATA / file)
     columns = [c for c in frame.columns if c not in ("quality", "ocean_proximity")]
-    x = np.stack([frame[c].cast(float).to_numpy() for c in columns], axis=1)
+    x = np.stack([frame[c].cast(float, strict=False).to_numpy() for c in columns], axis=1)
     return x[~np.isnan(x).any(axis=1)]
 
 

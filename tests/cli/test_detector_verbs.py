@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from conftest import write_people
 
 import energyscape
+from energyscape.families import reference
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,20 @@ def test_the_training_table_is_ranked_without_itself_and_nothing_is_flagged(
     assert not found["flagged"].any()
     assert (found["reasons"] != "").sum() == 3
     assert "fitted on" in ended.err
+
+
+def test_of_many_training_rows_those_not_yet_scored_are_scored_now(
+    cli, people, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(reference, "_ALL_SCORED", 100)
+    settings = ("--set", "max_rows=40", "--set", "calibration=split")
+    assert cli("fit", people, "--model", "anomaly", "--out", tmp_path / "run", *settings).code == 0
+    gaps = np.isnan(energyscape.load(tmp_path / "run").training_scores_)
+    assert gaps.any()
+    assert cli("score", tmp_path / "run", people, "--out", tmp_path / "s.csv").code == 0
+    found = pl.read_csv(tmp_path / "s.csv")
+    assert found["anomaly_score"].is_finite().all()
+    assert found["p_value"].is_between(0, 1, closed="right").all()
 
 
 def test_it_is_reported(cli, run, tmp_path):

@@ -113,10 +113,14 @@ def by_detector(
 
     known = detector.knows(dataset)
     if known:
-        scores = detector.known_scores(dataset)
+        scores = detector.training_scores_.copy()
+        gaps = np.flatnonzero(np.isnan(scores))
+        parts = [gaps[i : i + 4096] for i in range(0, len(gaps), 4096)]
+        for part in bar.over("anomaly scores", parts):
+            scores[part] = detector.anomaly_score(rows_of(dataset, part))
     else:
-        parts = bar.over("anomaly scores", list(chunks(dataset, 4096)))
-        scores = np.concatenate([detector.anomaly_score(part) for part in parts])
+        pieces = bar.over("anomaly scores", list(chunks(dataset, 4096)))
+        scores = np.concatenate([detector.anomaly_score(piece) for piece in pieces])
     batch = Batch(
         scores,
         known,

@@ -99,7 +99,7 @@ def _table(dataset: Dataset, quiet: bool) -> None:
     schema = dataset.schema
     assert schema is not None
     rows = [(c.name, c.kind, c.describe(), _FATE[c.kind]) for c in schema]
-    title = f"{dataset.name}: {len(dataset)} rows, {len(schema)} columns"
+    title = f"{dataset.name}: {len(dataset)} rows, {len(schema)} column{'s' * (len(schema) > 1)}"
     table(title, ("column", "type", "what is in it", "what happens"), rows, quiet=quiet)
     about = {f"column {c.name!r}" for c in schema}
     notes((n for n in dataset.notes if n.partition(":")[0] not in about), quiet=quiet)
