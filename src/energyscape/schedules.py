@@ -312,9 +312,13 @@ class EDM(Schedule):
         sigma_min: float = 0.002,
         sigma_max: float = 80.0,
         rho: float = 7.0,
+        log_mean: float = -1.2,
         log_std: float = 1.2,
     ) -> EDM:
-        """The published settings, which hold for a data scale of 0.5, moved to `sigma_data`."""
+        """The published settings, which hold for a data scale of 0.5, moved to `sigma_data`.
+
+        `sigma_min`, `sigma_max` and `log_mean` are given as for that scale.
+        """
         if not 0 < sigma_data < math.inf:
             raise ValueError(f"sigma_data must be positive and finite, got {sigma_data}")
         scale = sigma_data / 0.5
@@ -322,7 +326,7 @@ class EDM(Schedule):
             sigma_min * scale,
             sigma_max * scale,
             rho,
-            log_mean=-1.2 + math.log(scale),
+            log_mean=log_mean + math.log(scale),
             log_std=log_std,
         )
 

@@ -312,6 +312,28 @@ def test_an_untrained_ncsn_knows_the_score_far_out():
             torch.testing.assert_close(fresh.score(x, sigma), expected, atol=1e-6, rtol=1e-4)
 
 
+def test_few_columns_are_seen_through_waves_and_at_lower_levels():
+    """Up to four with rows enough, 80 times 2^D; runs from before have no such fact and keep their
+    network."""
+    rng = np.random.default_rng(0)
+    for columns, rows, wanted in (
+        (2, 400, True),
+        (2, 390, False),
+        (4, 400, False),
+        (5, 9000, False),
+    ):
+        model = EDM(**QUICK, calibration_fraction=0.0, validation_fraction=0.2)
+        model.fit(rng.normal(size=(rows, columns)))
+        few = model.facts_["few"]
+        assert few == wanted
+        assert (model.model_.network.waves is not None) == few
+        scale = model.facts_["sigma_data"] / 0.5
+        law = model._schedule(model.facts_).log_mean - math.log(scale)
+        assert law == pytest.approx(-2.0 if few else -1.2)
+    facts = {name: value for name, value in model.facts_.items() if name != "few"}
+    assert model._build(facts).network.waves is None
+
+
 def test_a_run_from_before_there_was_a_choice_predicts_the_score(tmp_path):
     """A folder whose settings lack the parametrisation loads as what it was trained as."""
     model = NCSN(parametrisation="score", **QUICK).fit(X)

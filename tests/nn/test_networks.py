@@ -18,6 +18,7 @@ from energyscape.nn import (
     PictureEnergyNet,
     PictureNet,
     ResidualMLP,
+    Waves,
     spectrally_normalised,
 )
 
@@ -28,6 +29,9 @@ Maker = Callable[..., nn.Module]
 NETWORKS: dict[str, Maker] = {
     "MLP": lambda shape, **kw: MLP(shape, width=16, depth=2, **kw),
     "ResidualMLP": lambda shape, **kw: ResidualMLP(shape, width=16, blocks=2, **kw),
+    "ResidualMLP with waves": lambda shape, **kw: ResidualMLP(
+        shape, width=16, blocks=2, waves=8, **kw
+    ),
     "PictureNet": lambda shape, **kw: PictureNet(shape, width=6, blocks=1, **kw),
 }
 #: Networks that give one number a row and nothing else.
@@ -35,7 +39,11 @@ ENERGIES: dict[str, Maker] = {
     "PictureEnergyNet": lambda shape, **kw: PictureEnergyNet(shape, width=4, **kw),
 }
 PARTS = {"Conditioning": Conditioning, "EMA": EMA, "spectrally_normalised": spectrally_normalised}
-EMBEDDINGS = {"FourierEmbedding": FourierEmbedding, "LabelEmbedding": LabelEmbedding}
+EMBEDDINGS = {
+    "FourierEmbedding": FourierEmbedding,
+    "LabelEmbedding": LabelEmbedding,
+    "Waves": Waves,
+}
 LABELLED = ["ResidualMLP", "PictureNet"]
 
 
@@ -59,7 +67,12 @@ def batch(shape: tuple[int, ...], n: int = 5, seed: int = 1) -> tuple[Tensor, Te
 
 
 def test_every_public_name_is_under_test() -> None:
-    assert set(rooms.__all__) == {*NETWORKS, *ENERGIES, *PARTS, *EMBEDDINGS}
+    assert set(rooms.__all__) == {
+        *(name.split()[0] for name in NETWORKS),
+        *ENERGIES,
+        *PARTS,
+        *EMBEDDINGS,
+    }
 
 
 @pytest.mark.parametrize("name", NETWORKS)

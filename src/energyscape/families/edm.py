@@ -4,7 +4,11 @@
     objective  E_sigma E || D(x_0 + sigma eps, sigma) - x_0 ||^2 / c_out^2,  log sigma normal
     sampler    Heun on the probability-flow ODE
 
-Source: Karras et al. 2206.00364, table 1 and algorithm 1; levels moved with the data's scale.
+Source: Karras et al. 2206.00364, table 1 and algorithm 1; levels moved with the data's scale. In up to
+four dimensions the density may have detail far below that scale, which a perceptron of the bare
+coordinates learns slowly: where there are rows enough to know it, the network also sees waves through
+them, and levels are drawn lower. Fewer rows are learned by heart that way: 230 penguins in four columns
+lost half a nat of held-out log-density, 360 places in two gained 0.15.
 """
 
 from __future__ import annotations
@@ -13,18 +17,23 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from energyscape import schedules
 from energyscape.families import settings as s
 from energyscape.families.denoising import DenoiserEstimator
 from energyscape.families.family import Composition
 from energyscape.families.labels import LABEL_DROPOUT
-from energyscape.families.networks import field_network
+from energyscape.families.networks import FEW, field_network
 from energyscape.models import EDMPreconditioning, PreconditionedDenoiser
 from energyscape.objectives import DenoisingLoss, edm_weight, min_snr_weight
 
 __all__ = ["EDM"]
+
+#: Mean of log sigma in training, for data of scale 0.5, in so few dimensions; published is -1.2.
+_FEW_LOG_MEAN = -2.0
+#: Rows that it takes, times 2 to the power of the dimension.
+_FEW_ROWS = 80
 
 
 class EDM(DenoiserEstimator):
@@ -74,11 +83,18 @@ class EDM(DenoiserEstimator):
     ) -> None:
         s.keep(self, locals())
 
+    def _measure(self, x: Tensor) -> dict[str, Any]:
+        dim = x[0].numel()
+        few = dim <= FEW and len(x) >= _FEW_ROWS * 2**dim
+        return super()._measure(x) | {"few": few}
+
     def _schedule(self, facts: Mapping[str, Any]) -> schedules.EDM:
         # Far below a picture's grey level nothing is left to resolve but the dequantisation noise.
         scale = facts["sigma_data"]
         low = 0.004 * scale if facts["cell"] is None else facts["cell"] / 6
-        return schedules.EDM.for_data(scale, sigma_min=low / scale / 2)
+        # Runs from before the waves have no such fact.
+        centre = _FEW_LOG_MEAN if facts.get("few") else -1.2
+        return schedules.EDM.for_data(scale, sigma_min=low / scale / 2, log_mean=centre)
 
     def _walk_sampler(self) -> str:
         """Churn corrects a network's errors on pictures; on a Gaussian it inflates the variance."""
@@ -86,7 +102,8 @@ class EDM(DenoiserEstimator):
 
     def _build(self, facts: Mapping[str, Any]) -> nn.Module:
         classes = len(facts.get("classes", ()))
-        network = field_network(self.get_params(), facts["event_shape"], classes)
+        settings, waves = self.get_params(), bool(facts.get("few"))
+        network = field_network(settings, facts["event_shape"], classes, waves=waves)
         return PreconditionedDenoiser(network, EDMPreconditioning(facts["sigma_data"]))
 
     def _compose(self, model: nn.Module, facts: Mapping[str, Any]) -> Composition:

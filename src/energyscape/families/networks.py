@@ -29,7 +29,11 @@ FEW = 4
 
 
 def field_network(
-    settings: Mapping[str, Any], event_shape: Sequence[int], num_labels: int = 0
+    settings: Mapping[str, Any],
+    event_shape: Sequence[int],
+    num_labels: int = 0,
+    *,
+    waves: bool = False,
 ) -> nn.Module:
     """A noise-conditional field: a residual perceptron, or a picture network for pictures.
 
@@ -41,6 +45,8 @@ def field_network(
         Shape of one encoded row.
     num_labels : int
         Number of classes; 0 for none.
+    waves : bool
+        Whether a perceptron sees as many waves through the coordinates as it has units.
 
     Raises
     ------
@@ -56,12 +62,14 @@ def field_network(
             num_labels=num_labels,
             dropout=dropout,
         )
+    width = width or 256
     return ResidualMLP(
         event_shape,
-        width=width or 256,
+        width=width,
         blocks=blocks or 4,
         num_labels=num_labels,
         dropout=dropout,
+        waves=width if waves else 0,
     )
 
 

@@ -70,9 +70,10 @@ def score_error(
     }
     far = numbers["error where the density is e^5 below that of the rarest 5 %"]
     near = numbers["error among the data"]
+    length = numbers["mean length of the true score among the data"]
     finding = (
-        f"the learned score is {near:.2f} off among the data and {far:.2f} off, "
-        f"{far / near:.0f} times as much, where there are none"
+        f"the learned score is {near:.2f} off among the data, where the true one is {length:.2f} long, "
+        f"and {far:.2f} off, {far / near:.2g} times as much, where there are none"
     )
     side = len(up)
     shape = (side, len(across))
@@ -95,7 +96,7 @@ def score_error(
         "The score is wrong where there is no data",
         "A learned score is accurate among the data and arbitrary elsewhere.",
         finding,
-        far > 2 * near,
+        far > 2 * near and near < length / 2,
         text,
         numbers,
         [

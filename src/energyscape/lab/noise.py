@@ -293,4 +293,6 @@ def _samples(held: np.ndarray, drawn: dict[str, Tensor], sigmas: Sequence[float]
     panels += [(f"sigma {k}", drawn[k].numpy()) for k in dict.fromkeys(chosen)]
     panels.append(("ladder", drawn["ladder"].numpy()))
     alt = "Data, and samples of the smallest level, of the largest level and of the ladder"
-    return Item(clouds.scatters(panels, alt), "Samples at one level follow the blurred density.")
+    return Item(
+        clouds.scatters(panels, alt), "Where the chains of one level and of the ladder end."
+    )

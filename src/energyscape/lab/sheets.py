@@ -87,8 +87,8 @@ def naive_samples(
         f"{naive:.0%} of cases, the others in {ladder_score:.0%} (50 % is chance)"
     )
     text = [
-        "Both sheets come from the same network, the same noise and as many training steps and "
-        "evaluations. "
+        "Both sheets come from the same kind of network, starts of the same law, and as many training "
+        "steps and evaluations. "
         f"The naive one learned the score at one small level ({smallest:g} of the spread) and walks "
         "there from noise: it starts where that score was never learned, in steps as "
         f"small as its level. The other walks down {levels} levels from the largest distance in the "

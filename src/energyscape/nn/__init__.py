@@ -6,7 +6,7 @@ Every network is called as ``network(x, c_noise=None, label=None)``.
 from __future__ import annotations
 
 from energyscape.nn.ema import EMA
-from energyscape.nn.embeddings import Conditioning, FourierEmbedding, LabelEmbedding
+from energyscape.nn.embeddings import Conditioning, FourierEmbedding, LabelEmbedding, Waves
 from energyscape.nn.energy import PictureEnergyNet
 from energyscape.nn.mlp import MLP, ResidualMLP
 from energyscape.nn.picture import PictureNet
@@ -21,5 +21,6 @@ __all__ = [
     "PictureEnergyNet",
     "PictureNet",
     "ResidualMLP",
+    "Waves",
     "spectrally_normalised",
 ]

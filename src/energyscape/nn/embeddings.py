@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Conditioning", "FourierEmbedding", "LabelEmbedding", "required_level"]
+__all__ = [
+    "Conditioning",
+    "FourierEmbedding",
+    "LabelEmbedding",
+    "Waves",
+    "required_level",
+]
 
 
 class FourierEmbedding(nn.Module):
@@ -35,6 +41,36 @@ class FourierEmbedding(nn.Module):
         """Features of shape (batch, dim) with unit mean square, for c_noise of shape (batch,)."""
         angles = c_noise[:, None] * self.get_buffer("frequencies").to(c_noise.dtype)
         return math.sqrt(2) * torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class Waves(nn.Module):
+    """Coordinates beside learned waves ``sin(w x + b)`` through them (2006.10739).
+
+    Wavelengths start log-uniform between twenty and three quarters of a standard deviation of data at
+    unit scale, in random directions: narrow modes and long ridges are both a few units away.
+
+    Parameters
+    ----------
+    dim, count : int
+        Coordinates, and waves through them.
+    low, high : float
+        Angular frequencies between which the waves start.
+
+    Examples
+    --------
+    >>> Waves(2, 6)(torch.zeros(3, 2)).shape
+    torch.Size([3, 8])
+    """
+
+    def __init__(self, dim: int, count: int, low: float = 0.3, high: float = 8.0) -> None:
+        super().__init__()
+        direction = F.normalize(torch.randn(count, dim), dim=1)
+        self.frequency = nn.Parameter(direction * low * (high / low) ** torch.rand(count, 1))
+        self.phase = nn.Parameter(2 * math.pi * torch.rand(count))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x of shape (batch, dim) and its waves, shape (batch, dim + count)."""
+        return torch.cat([x, torch.sin(F.linear(x, self.frequency, self.phase))], dim=1)
 
 
 class LabelEmbedding(nn.Module):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from energyscape.nn.embeddings import Conditioning, FourierEmbedding, required_level
+from energyscape.nn.embeddings import Conditioning, FourierEmbedding, Waves, required_level
 
 __all__ = ["MLP", "ResidualMLP"]
 
@@ -104,6 +104,8 @@ class ResidualMLP(nn.Module):
         Number of classes; 0 for an unconditional network.
     dropout : float
         Inside the blocks, in training mode.
+    waves : int
+        Number of waves through the coordinates that the first layer sees beside them; see `Waves`.
 
     Examples
     --------
@@ -123,6 +125,7 @@ class ResidualMLP(nn.Module):
         noise: bool = True,
         num_labels: int = 0,
         dropout: float = 0.0,
+        waves: int = 0,
     ) -> None:
         super().__init__()
         self.event_shape = tuple(event_shape)
@@ -130,7 +133,8 @@ class ResidualMLP(nn.Module):
         self.noise = noise
         dim = math.prod(self.event_shape)
         self.condition = Conditioning(min(width, 128), noise=noise, num_labels=num_labels)
-        self.input = nn.Linear(dim, width)
+        self.waves = Waves(dim, waves) if waves else None
+        self.input = nn.Linear(dim + waves, width)
         self.blocks = nn.ModuleList(
             _ResidualBlock(width, self.condition.dim, dropout) for _ in range(blocks)
         )
@@ -145,7 +149,8 @@ class ResidualMLP(nn.Module):
     ) -> Tensor:
         """A field, shape of x, or with ``scalar=True`` numbers of shape (batch,)."""
         condition = self.condition(x.shape[0], c_noise, label)
-        h = self.input(x.flatten(1))
+        h = x.flatten(1)
+        h = self.input(h if self.waves is None else self.waves(h))
         for block in self.blocks:
             h = block(h, condition)
         out = self.output(F.silu(self.norm(h)))
