@@ -44,6 +44,24 @@ def test_chains_from_the_data_learn_the_means_of_the_classes():
         assert abs(model.sample(300, label=label, steps=20)[:, 0].mean() - mean) < 0.7
 
 
+def test_short_runs_are_drawn_by_short_runs():
+    """From the Gaussian of training by as many moves: from anywhere else the energy may lead astray."""
+    X, y = two_classes(60)
+    settings = QUICK | {"max_steps": 2, "chain_steps": 3}
+    model = EBM(label="y", objective="short-run", **settings).fit(X, y)
+    assert model._short_run() == 3
+    assert EBM(label="y", objective="cd", **settings).fit(X, y)._short_run() is None
+    classes, kernel = torch.arange(8) % 2, model._kernel("mala")
+    found = model._class_starts(classes, kernel, torch.Generator().manual_seed(5))
+    rng = torch.Generator().manual_seed(5)
+    start, target = model._round(8, rng), model._given(classes).at(None)
+    assert torch.equal(found, run_chains(kernel, target, start, 3, rng=rng, keep="last").x)
+    many = model._round(20_000, rng)
+    facts = model.facts_
+    assert torch.allclose(many.mean(0), torch.tensor(facts["mean"]).to(many), atol=0.05)
+    assert torch.allclose(many.var(0), torch.tensor(facts["variance"]).to(many), rtol=0.05)
+
+
 def test_samples_of_a_class_are_that_class_and_without_one_all(tmp_path):
     """The smaller class is a quarter of the rows, and of what is drawn without a label."""
     X, y = two_classes(2000)

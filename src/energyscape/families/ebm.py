@@ -77,8 +77,7 @@ __all__ = ["EBM"]
 #: is no draw of the model: 25 Gaussians after 1,000 steps, batches of 256, went from 0.112 nats (4,096
 #: and 0.05) to 0.068 (1,024), 0.049 (256) and 0.028 (256 and 0.01).
 _FEW_CHAINS, _SELDOM = 256, 0.01
-#: The same of pictures, whose chains cross nowhere.
-_MANY_CHAINS, _OFTEN = 4096, 0.05
+_MANY_CHAINS, _OFTEN = 4096, 0.05  # of pictures
 #: What only chains in training read.
 _OF_CHAINS = ("sampler", "chain_steps", "step_size", "restart_fraction", "regulariser")
 _CHAINS = ("persistent", "cd", "short-run", "improved-cd")
@@ -224,8 +223,7 @@ class EBM(LevelledEstimator):
 
     def _tilted(self, facts: Mapping[str, Any]) -> bool:
         """Whether the energy tilts a mixture fitted to the rows."""
-        shape = facts["event_shape"]
-        many = len(shape) == 1 and math.prod(shape) > JUMPS
+        many = len(facts["event_shape"]) == 1 and math.prod(facts["event_shape"]) > JUMPS
         return many and self._objective(facts) == "nce"
 
     def _measure(self, x: Tensor) -> dict[str, Any]:
@@ -352,13 +350,23 @@ class EBM(LevelledEstimator):
             habits["keep"] = "last"
         return habits
 
+    def _chain_moves(self, facts: Mapping[str, Any]) -> int:
+        """Moves of a chain at each step of training."""
+        settings = self.get_params()
+        usual = 50 if self._objective(facts) == "short-run" else 10
+        gradients = int(settings["chain_steps"] or usual)
+        return max(1, gradients // gradients_per_move(settings["sampler"]))
+
+    def _short_run(self) -> int | None:
+        facts = self.facts_
+        return self._chain_moves(facts) if self._objective(facts) == "short-run" else None
+
     def _contrastive(self, facts: Mapping[str, Any], dim: int) -> Contrastive:
         """Chains on the model as negatives."""
         settings = self.get_params()
         name, sampler, scale = self._objective(facts), settings["sampler"], facts["scale"]
         kernel = walker(sampler, scale, dim, settings["step_size"])
-        gradients = settings["chain_steps"] or (50 if name == "short-run" else 10)
-        moves = max(1, gradients // gradients_per_move(sampler))
+        moves = self._chain_moves(facts)
 
         def chains(
             target: Target, start: Tensor, rng: torch.Generator
@@ -373,9 +381,7 @@ class EBM(LevelledEstimator):
         slots, restart = (_MANY_CHAINS, _OFTEN) if pictures else (_FEW_CHAINS, _SELDOM)
         if settings["restart_fraction"] is not None:
             restart = settings["restart_fraction"]
-        improved = None
-        if name == "improved-cd":
-            improved = ImprovedStep(1e-3 * scale**2)
+        improved = ImprovedStep(1e-3 * scale**2) if name == "improved-cd" else None
         start: Any = {"persistent": "persistent", "short-run": "noise"}.get(name, "data")
         return Contrastive(
             chains,
