@@ -101,7 +101,7 @@ class NCSN(DenoiserEstimator):
         self,
         max_steps: s.MaxSteps = 4000,
         batch_size: s.BatchSize = 128,
-        learning_rate: s.LearningRate = 1e-3,
+        learning_rate: s.LearningRate = 3e-3,
         weight_decay: s.WeightDecay = 0.0,
         ema_decay: s.EMADecay = 0.998,
         setup: Annotated[
