@@ -65,6 +65,7 @@ CASES = {
     "DenoisingLoss": (lambda cls: cls(Geometric(0.1, 2.0)), denoiser),
     "DenoisingScoreMatching": (lambda cls: cls(0.5), energy),
     "ExactScoreMatching": (lambda cls: cls(), energy),
+    "FallingNoise": (lambda cls: cls(DenoisingScoreMatching, 1.0, 0.5), energy),
     "FiniteDifferenceScoreMatching": (lambda cls: cls(), energy),
     "NoiseContrastive": (lambda cls: cls(fit_gaussian(rows()), nu=2), energy),
     "Perturbed": (lambda cls: cls(SlicedScoreMatching(), 0.1), energy),

@@ -38,6 +38,7 @@ from energyscape.objectives.denoising import (
     simple_weight,
     unit_weight,
 )
+from energyscape.objectives.falling import FallingNoise
 from energyscape.objectives.noise_contrastive import (
     NoiseContrastive,
     NoiseDensity,
@@ -59,6 +60,7 @@ __all__ = [
     "DenoisingLoss",
     "DenoisingScoreMatching",
     "ExactScoreMatching",
+    "FallingNoise",
     "FiniteDifferenceScoreMatching",
     "ImprovedStep",
     "LevelLaw",

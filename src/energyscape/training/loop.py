@@ -65,7 +65,9 @@ def train(
     model : Module
         Trained in place.
     objective : Objective
-        ``objective(model, x, aux, rng, label=...) -> (loss[batch], aux, metrics)``.
+        ``objective(model, x, aux, rng, label=...) -> (loss[batch], aux, metrics)``. One that changes
+        during training has a method ``during(done)``, which gives the objective when that share of the run
+        is done.
     rows : Rows or Tensor
         A tensor of shape (n, ...) is taken as it is.
     validation : Rows or Tensor, optional

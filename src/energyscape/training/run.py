@@ -194,8 +194,10 @@ class Run:
     # -- one step ------------------------------------------------------------------------------
 
     def _loss(self, x: Tensor, label: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
+        during = getattr(self.objective, "during", None)
+        objective = self.objective if during is None else during(self._done())
         with autocast(self.config.precision, self.device):
-            loss, self.aux, metrics = self.objective(self.model, x, self.aux, self.rng, label=label)
+            loss, self.aux, metrics = objective(self.model, x, self.aux, self.rng, label=label)
         if loss.ndim != 1 or len(loss) != len(x):
             raise ValueError(
                 f"an objective gives one loss a row, shape ({len(x)},), got {tuple(loss.shape)}"
