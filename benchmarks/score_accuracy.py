@@ -10,6 +10,9 @@ of the model and in the loss:
     NCSN, energy         the same ladder, EDM's weight, the denoiser of a PreconditionedEnergy
     EDM                  EDMPreconditioning and level law, the scale of the data measured
     EDM, energy          the same loss on the denoiser of a PreconditionedEnergy: a scalar network
+    NCSN, stable         NCSN with EDM's skip and EDM, learned from the mean of the possible origins
+    EDM, stable          in the batch of each noisy row (the default of ncsn and edm)
+    EDM, energy, stable
     azula                KarrasDenoiser with its own loss, VESchedule over the ladder's range
     azula, scaled        the same on rows divided by their scale, which it takes to be 1
     torchebm             DenoisingScoreMatching of an energy: one model for each level, all steps each
@@ -72,6 +75,7 @@ LEVELS = (0.3, 1.0, 3.0, 9.0)
 LADDER = (0.1, 30.0)
 PUBLISHED_WEIGHT = ("NCSN", "NCSN, EDM's skip")
 FACES = (*PUBLISHED_WEIGHT, "NCSN, energy", "EDM", "EDM, energy")
+STABLE = ("NCSN, stable", "EDM, stable", "EDM, energy, stable")
 Score = Callable[[Tensor, float], Tensor]
 
 
@@ -136,8 +140,9 @@ def composed(face: str) -> Trainer:
             denoiser = PreconditionedDenoiser(field, ScorePreconditioning(scale))
         else:
             denoiser = PreconditionedDenoiser(field, EDMPreconditioning(scale))
-        weight = simple_weight if face in PUBLISHED_WEIGHT else edm_weight(scale)
-        loss = DenoisingLoss(ladder if "NCSN" in face else law, weight)
+        published = face in (*PUBLISHED_WEIGHT, "NCSN, stable")
+        weight = simple_weight if published else edm_weight(scale)
+        loss = DenoisingLoss(ladder if "NCSN" in face else law, weight, stable=face in STABLE)
         model: Any = train(denoiser, loss, x, config=config).model
         return lambda y, sigma: model.score(y, sigma)
 
@@ -211,7 +216,7 @@ def torchebm(sigma: float) -> Trainer:
 def jobs() -> list[tuple[str, tuple[float, ...], Trainer]]:
     """All trainings of a repeat: the method's name, the levels it is good for, and how."""
     found: list[tuple[str, tuple[float, ...], Trainer]] = [
-        (face, LEVELS, composed(face)) for face in FACES
+        (face, LEVELS, composed(face)) for face in (*FACES, *STABLE)
     ]
     found += [("azula", LEVELS, azula(False)), ("azula, scaled", LEVELS, azula(True))]
     for sigma in LEVELS:

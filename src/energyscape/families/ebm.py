@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -320,7 +321,9 @@ class EBM(LevelledEstimator):
         if name == "levels":
             hidden = LABEL_DROPOUT if "classes" in facts else 0.0
             loss = DenoisingLoss(self._all_levels(facts), edm_weight(facts["scale"]), hidden)
-            return Composition(model, EnergyDenoising(loss))
+            return Composition(
+                model, EnergyDenoising(replace(loss, stable=True)), EnergyDenoising(loss)
+            )
         if name in _CHAINS:
             watched = Watched(self._contrastive(facts, dim), dim)
             objective: Objective = self._hiding(watched, facts)

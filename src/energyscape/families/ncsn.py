@@ -1,7 +1,8 @@
 """NCSN: a ladder of noise levels, annealed Langevin dynamics.
 
     model      score(x, sigma) = (D(x, sigma) - x) / sigma^2      D by EDM's preconditioning
-    objective  sum_i sigma_i^2 DSM(sigma_i)                       levels drawn evenly
+    objective  sum_i sigma_i^2 DSM(sigma_i)                       levels drawn evenly, targets the
+               mean of the rows of the batch that a noisy row may come from (2302.00670)
     sampler    Langevin at each level, largest first, then one noise-free step
 
 As published the network gives ``sigma score`` itself, ``score = F/sigma``. At levels far above the
@@ -25,6 +26,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Annotated, Any, Literal, cast
 
@@ -221,7 +223,8 @@ class NCSN(DenoiserEstimator):
     def _compose(self, model: nn.Module, facts: Mapping[str, Any]) -> Composition:
         ladder = self._schedule(facts).levels(facts["levels"])
         hidden = LABEL_DROPOUT if "classes" in facts else 0.0
-        return Composition(model, DenoisingLoss(schedules.Ladder(ladder), simple_weight, hidden))
+        loss = DenoisingLoss(schedules.Ladder(ladder), simple_weight, hidden)
+        return Composition(model, replace(loss, stable=True), loss)
 
     def _langevin_levels(self) -> list[float]:
         return self.levels_

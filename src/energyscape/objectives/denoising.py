@@ -38,6 +38,7 @@ from torch import Tensor, nn
 
 from energyscape.models import Denoiser, Energy, Preconditioning, per_row
 from energyscape.objectives.base import Aux, LossOutput, conditioned, kink, model_score
+from energyscape.objectives.stable import origin_means
 
 __all__ = [
     "DenoisingLoss",
@@ -152,6 +153,11 @@ class DenoisingLoss:
     label_dropout : float
         Probability with which a row's label is replaced by -1, "no label", so that one network
         learns both densities that classifier-free guidance needs (2207.12598 algorithm 1).
+    stable : bool
+        Learn from the mean of the rows of the batch that a noisy row may have come from, instead of
+        the one it came from: the same minimiser and mean loss, and a gradient of less variance at high
+        levels (2302.00670), see `energyscape.objectives.stable`. Rows of a batch must come in random
+        order; a loss is then no function of its row alone.
 
     Examples
     --------
@@ -168,6 +174,7 @@ class DenoisingLoss:
     schedule: LevelLaw
     weight: Weight = simple_weight
     label_dropout: float = 0.0
+    stable: bool = False
     needs_double_backward = False
 
     def __post_init__(self) -> None:
@@ -191,21 +198,37 @@ class DenoisingLoss:
         """The weighted error of each row, shape (batch,)."""
         sigma = self.schedule.sample(len(x), rng, str(x.device))
         weight = self.weight(sigma).to(x.dtype)
+        given = label
         if label is not None and self.label_dropout > 0:
             dropped = torch.rand(len(x), generator=rng, device=x.device) < self.label_dropout
-            label = torch.where(dropped, -1, label)
-        error = _squared_error(_denoiser(model), x, sigma.to(x.dtype), rng, label)
+            given = torch.where(dropped, -1, label)
+        own = label if self.stable else None
+        error = _squared_error(_denoiser(model), x, sigma.to(x.dtype), rng, given, self.stable, own)
         return LossOutput(weight * error, aux, {"denoising_error": error.detach().mean()})
 
 
 def _squared_error(
-    denoiser: Denoiser, x: Tensor, sigma: Tensor, rng: torch.Generator, label: Tensor | None
+    denoiser: Denoiser,
+    x: Tensor,
+    sigma: Tensor,
+    rng: torch.Generator,
+    given: Tensor | None,
+    stable: bool = False,
+    label: Tensor | None = None,
 ) -> Tensor:
-    """``||D - x_0||^2 / D`` of each row with fresh noise."""
+    """``||D - x_0||^2 / D`` of each row with fresh noise, or the like of it by stable targets.
+
+    These are ``||D - t||^2 + ||t - x_0||^2``, of the same mean, for t is a conditional mean of x_0.
+    """
     eps = torch.randn(x.shape, generator=rng, dtype=x.dtype, device=x.device)
     noisy = torch.addcmul(x, per_row(sigma, x), eps)
-    x0_hat = denoiser(noisy, sigma) if label is None else denoiser(noisy, sigma, label)
-    return (x0_hat.to(x.dtype) - x).square().flatten(1).mean(1)
+    x0_hat = denoiser(noisy, sigma) if given is None else denoiser(noisy, sigma, given)
+    x0_hat = x0_hat.to(x.dtype)
+    if not stable:
+        return (x0_hat - x).square().flatten(1).mean(1)
+    mean = origin_means(x, eps, sigma, label=label, given=given)
+    apart = (mean - x).square().flatten(1).mean(1)
+    return (x0_hat - mean).square().flatten(1).mean(1) + apart
 
 
 def level_losses(
@@ -256,6 +279,9 @@ class DenoisingScoreMatching:
         Take each row at ``x + sigma eps`` and at ``x - sigma eps``, for twice the cost. The same
         mean, but the term ``s . eps/sigma``, whose noise grows as 1/sigma, is then that of the
         difference of two near scores, and stays of order 1 as the level falls.
+    stable : bool
+        As in `DenoisingLoss`: the score's target is ``(t - x_sigma)/sigma^2``, t the mean of possible
+        origins.
 
     Examples
     --------
@@ -270,6 +296,7 @@ class DenoisingScoreMatching:
     sigma: float
     conditional: bool = False
     antithetic: bool = False
+    stable: bool = False
     needs_double_backward = True
 
     def __post_init__(self) -> None:
@@ -308,7 +335,7 @@ class DenoisingScoreMatching:
     ) -> LossOutput:
         """The loss of each row, shape (batch,)."""
         eps = torch.randn(x.shape, generator=rng, dtype=x.dtype, device=x.device)
-        count = len(x)
+        count, apart = len(x), x.new_zeros(())
         if self.antithetic:
             x, eps = torch.cat([x, x]), torch.cat([eps, -eps])
             label = None if label is None else label.repeat(2)
@@ -317,6 +344,20 @@ class DenoisingScoreMatching:
         score = model_score(
             conditioned(model, label), noisy, level, create_graph=torch.is_grad_enabled()
         )
-        residual = torch.add(score.to(x.dtype), eps, alpha=1 / self.sigma)
-        loss = 0.5 * residual.square().flatten(1).sum(1)
+        target = eps / self.sigma
+        if self.stable:
+            target, apart = self._stable_target(x, eps, count, label)
+        residual = score.to(x.dtype) + target
+        loss = 0.5 * (residual.square().flatten(1).sum(1) + apart)
         return LossOutput(loss.reshape(-1, count).mean(0), aux, {})
+
+    def _stable_target(
+        self, x: Tensor, eps: Tensor, count: int, label: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The mean noise over sigma, and how far each row's own is from it, squared."""
+        level = torch.full((count,), self.sigma, dtype=x.dtype, device=x.device)
+        labels = [None] * (len(x) // count) if label is None else label.split(count)
+        parts = zip(x.split(count), eps.split(count), labels, strict=True)
+        moved = torch.cat([origin_means(a, b, level, label=c) - a for a, b, c in parts])
+        moved = moved / self.sigma**2
+        return eps / self.sigma - moved, moved.square().flatten(1).sum(1)

@@ -66,8 +66,7 @@ def train(
         Trained in place.
     objective : Objective
         ``objective(model, x, aux, rng, label=...) -> (loss[batch], aux, metrics)``. One that changes
-        during training has a method ``during(done)``, which gives the objective when that share of the run
-        is done.
+        on the way has a method ``during(done)``: the objective when that share of the run is done.
     rows : Rows or Tensor
         A tensor of shape (n, ...) is taken as it is.
     validation : Rows or Tensor, optional
