@@ -341,9 +341,11 @@ class EBM(LevelledEstimator):
 
             def denoising(sigma: float) -> Objective:
                 # Where 1/sigma is large two opposite noises are worth what they cost.
-                return DenoisingScoreMatching(sigma, antithetic=sigma < _SMALL * facts["scale"])
+                pairs = sigma < _SMALL * facts["scale"]
+                return DenoisingScoreMatching(sigma, antithetic=pairs, stable=True)
 
-            return Composition(model, self._falling(denoising, noise, facts))
+            plain = DenoisingScoreMatching(noise)
+            return Composition(model, self._falling(denoising, noise, facts), plain)
         else:
             by = ExactScoreMatching() if name == "exact" else SlicedScoreMatching()
             return Composition(model, self._falling(partial(Perturbed, by), noise, facts))

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal, cast
 
 import numpy as np
@@ -116,7 +117,8 @@ class ScoreModel(EnergyEstimator):
                 raise ValueError(
                     "objective='denoising' needs noise_level > 0: it is what is undone"
                 )
-            return Composition(model, DenoisingScoreMatching(noise, antithetic=True))
+            loss = DenoisingScoreMatching(noise, antithetic=True)
+            return Composition(model, replace(loss, stable=True), loss)
         objective: Objective
         if name == "exact":
             objective = ExactScoreMatching()

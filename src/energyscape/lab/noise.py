@@ -15,17 +15,18 @@ from energyscape.lab.lesson import Lesson
 from energyscape.lab.points import encoded, plane, published_mixture, stand_in
 from energyscape.mcmc import ULA, annealed_langevin, run_chains
 from energyscape.metrics import energy_distance
-from energyscape.models import ScoreField
+from energyscape.models import EDMPreconditioning, PreconditionedDenoiser
 from energyscape.nn import MLP
 from energyscape.objectives import (
+    DenoisingLoss,
     DenoisingScoreMatching,
-    LossOutput,
     Perturbed,
     SlicedScoreMatching,
+    simple_weight,
 )
 from energyscape.report import clouds, plots
 from energyscape.report.sections import Item, Table, number
-from energyscape.schedules import Geometric
+from energyscape.schedules import Geometric, Ladder
 
 __all__ = ["noise_level", "tiny_noise"]
 
@@ -127,38 +128,10 @@ def _two_losses(losses: dict[str, np.ndarray]) -> Item:
     return Item(markup, "Each has its own scale. The loss is that of sliced score matching.")
 
 
-class _AtLevels:
-    """Denoising score matching of a field over a ladder: each row at a level of its own."""
-
-    needs_double_backward = False
-
-    def __init__(self, levels: Tensor) -> None:
-        self.levels = levels
-
-    def init(self, model: nn.Module, x: Tensor, rng: torch.Generator) -> None:
-        """No state."""
-
-    def __call__(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        aux: None,
-        rng: torch.Generator,
-        *,
-        label: Tensor | None = None,
-    ) -> LossOutput:
-        """``1/2 ||sigma s + eps||^2`` of each row, shape (batch,)."""
-        which = torch.randint(len(self.levels), (len(x),), generator=rng)
-        sigma = self.levels[which].to(x.dtype)
-        eps = torch.randn(x.shape, generator=rng)
-        score = model(x + sigma[:, None] * eps, sigma)
-        loss = 0.5 * (sigma[:, None] * score + eps).square().sum(1)
-        return LossOutput(loss, None, {})
-
-
-def _conditional(seed: int) -> ScoreField:
+def _conditional(seed: int, scale: float) -> PreconditionedDenoiser:
     with seeded(seed):
-        return ScoreField(MLP((2,), width=128, depth=3, noise=True, activation=nn.SiLU()))
+        network = MLP((2,), width=128, depth=3, noise=True, activation=nn.SiLU())
+        return PreconditionedDenoiser(network, EDMPreconditioning(scale))
 
 
 def noise_level(
@@ -203,7 +176,8 @@ def noise_level(
     drawn, distance, blur = {}, {}, {}
     error_far: dict[str, float] = {}
     for sigma in sigmas:
-        model = fit(score_field(2, seed), DenoisingScoreMatching(sigma), x, steps, seed)
+        one = DenoisingScoreMatching(sigma, stable=True)
+        model = fit(score_field(2, seed), one, x, steps, seed)
         kernel = ULA(0.05 * (unit**2 + sigma**2))
         walk = run_chains(kernel, model.at(None), x0, chain_steps, rng=rng, keep="last").x
         name = f"{sigma:.2g}"
@@ -212,9 +186,11 @@ def noise_level(
         error_far[name] = _relative_error(p, model, x0, sigma)
         blur[name] = energy_distance(held, p.sample(chains, rng, sigma).numpy())
     ladder = Geometric(min(sigmas), 2.5 * float(reach.max())).levels(12)
-    model = fit(_conditional(seed), _AtLevels(ladder), x, steps, seed)
+    all_levels = DenoisingLoss(Ladder(ladder), simple_weight, stable=True)
+    whole = _conditional(seed, float(x.std(0).square().mean().sqrt()))
+    whole = fit(whole, all_levels, x, steps, seed)
     each = max(1, chain_steps // len(ladder))
-    ends = annealed_langevin(model.at, ladder, x0, rng=rng, steps_per_level=each).x
+    ends = annealed_langevin(whole.at, ladder, x0, rng=rng, steps_per_level=each).x
     distance["ladder"], drawn["ladder"] = energy_distance(held, ends.double().numpy()), ends
     singles = {k: v for k, v in distance.items() if k != "ladder"}
     best = min(singles, key=lambda k: singles[k])
@@ -254,7 +230,8 @@ def _level_text(steps: int, chain_steps: int) -> list[str]:
         "sigma. One level is a compromise between the two; a ladder walks from the one to the other.",
         f"One network for each level, by denoising score matching, {steps:,} steps each, then "
         f"{chain_steps:,} steps of Langevin from a uniform box. The ladder's network had as many "
-        "training steps in all as each of the others, and its chains as many steps.",
+        "training steps in all as each of the others, and its chains as many steps; it stands behind a "
+        "skip that vanishes at high levels, so that it need not learn to copy noise.",
     ]
 
 
