@@ -49,6 +49,13 @@ def test_more_than_eight_columns_tilt_a_reference(wide, tmp_path):
     assert not isinstance(few.model_, TiltedEnergy)
 
 
+def test_a_run_that_kept_no_name_of_its_objective_was_trained_by_chains(wide):
+    """Runs of many columns from before the default changed, which had no mixture."""
+    old = {k: v for k, v in wide.facts_.items() if k not in ("objective", "components")}
+    assert wide._objective(old) == "persistent"
+    assert wide._objective(old | {"components": 2}) == "nce"
+
+
 def test_rows_farther_out_are_stranger(wide):
     """Along rays from the middle the energy rises: it was free to fall where there were no rows."""
     far = wide.anomaly_score(np.stack([np.full(12, v) for v in (2.0, 20.0, 60.0, 200.0)]))

@@ -47,6 +47,15 @@ def test_minimiser_is_reached():
     assert run.step == 1500
 
 
+def test_progress_of_a_time_limit_tells_what_fits_from_the_first_line():
+    """Not the endless plan that stands until the speed is known; what is left is left of the limit."""
+    seen = []
+    train(Location(), squared_distance, data(), config=config(time_limit=0.6), progress=seen.append)
+    assert len(seen) >= 2
+    assert all(p.step <= p.total < 10**7 for p in seen)
+    assert all(0 <= p.eta <= 0.6 for p in seen)
+
+
 def test_rows_come_in_permutations_and_any_position_can_be_asked_for():
     """Each epoch visits every row once; asking in pieces or at once gives the same rows."""
     stream = PermutationStream(7, seed=1)

@@ -233,12 +233,16 @@ class EBM(LevelledEstimator):
 
     def _objective(self, facts: Mapping[str, Any]) -> str:
         """The objective's name, chosen by the data where it was left open."""
+        if "objective" in facts:
+            return str(facts["objective"])
         name, shape = str(self.get_params()["objective"]), facts["event_shape"]
         if name != "auto":
             return name
         if len(shape) == 3:
             return "levels"
-        return "persistent" if math.prod(shape) <= JUMPS else "nce"
+        # Runs that kept no name and have many columns but no mixture were trained by chains.
+        by_chains = math.prod(shape) <= JUMPS or ("scale" in facts and "components" not in facts)
+        return "persistent" if by_chains else "nce"
 
     def _tilted(self, facts: Mapping[str, Any]) -> bool:
         """Whether the energy tilts a mixture fitted to the rows."""
@@ -247,6 +251,7 @@ class EBM(LevelledEstimator):
 
     def _measure(self, x: Tensor) -> dict[str, Any]:
         facts = super()._measure(x)
+        facts["objective"] = self._objective({"event_shape": x.shape[1:]})
         shaped = {"event_shape": list(x.shape[1:]), **facts}
         if self._tilted(shaped):
             self._reference = fitted_reference(x, self._noise(shaped))

@@ -139,8 +139,8 @@ def _loop(
         if progress is not None and (now - shown > 0.1 or done):
             shown = now
             speed = (run.step - first) / max(now - began, 1e-9)
-            eta = (run.plan.total - run.step) / max(speed, 1e-9)
-            progress(Progress("training", run.step, run.plan.total, value, speed, eta))
+            total, eta = run.outlook(speed)
+            progress(Progress("training", run.step, total, value, speed, eta))
         if run.agreed(interrupted.is_set()):
             run.save()
             raise KeyboardInterrupt

@@ -229,6 +229,14 @@ class Run:
             self.ema.update(self.step, every=_EMA_EVERY if self.step >= 50 else 1)
         return value, norm, metrics
 
+    def outlook(self, speed: float) -> tuple[int, float]:
+        """How many steps there will be at so many a second, and the seconds left."""
+        if self.config.time_limit is None:
+            return self.plan.total, (self.plan.total - self.step) / max(speed, 1e-9)
+        left = max(self.config.time_limit - self.elapsed, 0.0)
+        planned = self.plan.total < _ENDLESS
+        return self.plan.total if planned else self.step + int(left * speed), left
+
     def _done(self) -> float:
         """The share of the run that is done after the next step; by the clock until there is a plan."""
         limit = self.config.time_limit
