@@ -29,7 +29,8 @@ Reported: root mean square of ``s - grad log p_sigma`` over that of ``grad log p
 draws of p_sigma, averaged over seeds. The mixtures are those of seeds 0 and up; nothing was chosen on
 them.
 
-    python benchmarks/score_accuracy.py [--seeds 2] [--steps 1500] [--seconds S] [--out FILE]
+    python benchmarks/score_accuracy.py [--seeds 2] [--steps 1500] [--seconds S] [--methods NAME ...]
+        [--out FILE]
 
 Results are written as they come; run again with the same FILE it trains only what is not there, and
 it stops before the next training after S seconds. Peers that cannot be imported are left out, and
@@ -235,18 +236,19 @@ def relative_error(p: GaussianMixture, score: Score, sigma: float, seed: int) ->
 
 
 def show(errors: dict[str, dict[str, float]]) -> None:
-    """A table for each dimension, of the means over seeds; methods with levels missing are left out."""
+    """A table for each dimension: means over the seeds a method ran with, and how many those are."""
     for dim in sorted({key.split(", seed")[0] for key in errors}, key=lambda d: int(d.split()[0])):
         repeats = [found for key, found in errors.items() if key.startswith(dim)]
         shown = ", ".join(f"{s:g}" for s in LEVELS)
-        print(f"{dim}, {len(repeats)} seeds; relative error at {shown}, and the geometric mean")
+        print(f"{dim}; relative error at {shown}, and the geometric mean (seeds)")
         for name in dict.fromkeys(name for name, _, _ in jobs()):
             keys = [f"{name} @ {s:g}" for s in LEVELS]
-            if not all(key in found for key in keys for found in repeats):
+            whole = [found for found in repeats if all(key in found for key in keys)]
+            if not whole:
                 continue
-            line = [float(np.mean([found[key] for found in repeats])) for key in keys]
+            line = [float(np.mean([found[key] for found in whole])) for key in keys]
             line.append(float(np.exp(np.mean(np.log(line)))))
-            print(f"  {name:18}" + "".join(f"{value:9.4f}" for value in line))
+            print(f"  {name:20}" + "".join(f"{value:9.4f}" for value in line) + f"  ({len(whole)})")
 
 
 def main() -> None:
@@ -255,6 +257,7 @@ def main() -> None:
     parser.add_argument("--dims", type=int, nargs="+", default=[2, 10, 50])
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--methods", nargs="+", help="by the names above; all by default")
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -284,6 +287,8 @@ def main() -> None:
             )
             errors = record["relative error"].setdefault(f"{dim} dimensions, seed {seed}", {})
             for name, levels, trainer in jobs():
+                if args.methods and name not in args.methods:
+                    continue
                 if all(f"{name} @ {s:g}" in errors for s in levels):
                     continue
                 if time.monotonic() - began > args.seconds:
