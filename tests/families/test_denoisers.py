@@ -329,7 +329,7 @@ def test_few_columns_are_seen_through_waves_and_at_lower_levels():
         assert (model.model_.network.waves is not None) == few
         scale = model.facts_["sigma_data"] / 0.5
         law = model._schedule(model.facts_).log_mean - math.log(scale)
-        assert law == pytest.approx(-2.0 if few else -1.2)
+        assert law == pytest.approx(-2.0 if few or rows > 1200 else -1.2)
     facts = {name: value for name, value in model.facts_.items() if name != "few"}
     assert model._build(facts).network.waves is None
 
@@ -374,3 +374,16 @@ def test_the_classic_set_up(monkeypatch):
     assert model._habits() == {"ema_decay": 0.0}
     NCSN(**QUICK).fit(X).sample(3)
     assert seen["steps_per_level"] == 10
+
+
+def test_levels_are_drawn_lower_where_a_table_has_many_rows():
+    """Detail far below the data's scale pays only where rows are many; the run keeps which."""
+    rng = np.random.default_rng(0)
+    few, many = (EDM(max_steps=1, random_state=0).fit(rng.normal(size=(n, 6))) for n in (300, 1400))
+    means = [
+        m._schedule(m.facts_).log_mean - math.log(2 * m.facts_["sigma_data"]) for m in (few, many)
+    ]
+    assert means == pytest.approx([-1.2, -2.0])
+    old = {k: v for k, v in many.facts_.items() if k != "log_mean"}
+    kept = many._schedule(old).log_mean - math.log(2 * many.facts_["sigma_data"])
+    assert kept == pytest.approx(-1.2)

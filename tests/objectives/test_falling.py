@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from energyscape.densities import GaussianMixture
+from energyscape.families.labels import HiddenLabels
 from energyscape.models import ConfinedEnergy, NetworkEnergy
 from energyscape.nn import MLP
 from energyscape.objectives import DenoisingScoreMatching, FallingNoise, Objective, Perturbed
@@ -40,8 +41,23 @@ def test_called_as_it_is_it_is_the_last_level():
     assert falling.init(model, x, torch.Generator()) is None
 
 
+def test_wrappers_hand_the_moment_on():
+    """Noise added and labels hidden around an objective that changes do not stop it."""
+    falling = FallingNoise(DenoisingScoreMatching, first=1.0, last=0.01, share=0.5)
+    assert Perturbed(falling, 0.1).during(0.25).objective.sigma == pytest.approx(0.1)
+    assert HiddenLabels(falling).during(0.25).objective.sigma == pytest.approx(0.1)
+    still = Perturbed(Sliced(), 0.1)
+    assert still.during(0.25) is still
+
+
 @pytest.mark.parametrize(
-    "given", [{"first": 0.1, "last": 1.0}, {"first": 1.0, "last": 0.0}, {"share": 0.0}]
+    "given",
+    [
+        {"first": 0.1, "last": 1.0},
+        {"first": 1.0, "last": 0.0},
+        {"first": float("inf")},
+        {"share": 0.0},
+    ],
 )
 def test_levels_that_do_not_fall_are_refused(given):
     """By name and number."""

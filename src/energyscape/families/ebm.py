@@ -217,8 +217,13 @@ class EBM(LevelledEstimator):
                 self._note(
                     f"{', '.join(idle)} had no effect: objective={name} trains without chains"
                 )
-        if name not in _SCORES and settings["first_noise_level"] is not None:
+        first = settings["first_noise_level"]
+        if first is not None and name not in _SCORES:
             self._note(f"first_noise_level had no effect: it is for {', '.join(_SCORES)}")
+        elif first and not first > self._noise_level() > 0:
+            self._note(
+                "first_noise_level had no effect: noise falls from it to a noise_level below it"
+            )
         seen = [entry["acceptance"] for entry in self.history_ if "acceptance" in entry][-20:]
         if seen and sum(seen) / len(seen) < 0.01:
             self._note(
@@ -347,7 +352,7 @@ class EBM(LevelledEstimator):
             def denoising(sigma: float) -> Objective:
                 # Where 1/sigma is large two opposite noises are worth what they cost.
                 pairs = sigma < _SMALL * facts["scale"]
-                return DenoisingScoreMatching(sigma, antithetic=pairs, stable=True)
+                return DenoisingScoreMatching(sigma, antithetic=pairs, stable=not pairs)
 
             plain = DenoisingScoreMatching(noise)
             return Composition(model, self._falling(denoising, noise, facts), plain)

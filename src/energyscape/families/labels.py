@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -193,6 +193,11 @@ class HiddenLabels:
     def needs_double_backward(self) -> bool:
         """That of the objective."""
         return bool(getattr(self.objective, "needs_double_backward", False))
+
+    def during(self, done: float) -> HiddenLabels:
+        """The same with the objective within as it is when this share of training is done."""
+        within = getattr(self.objective, "during", None)
+        return self if within is None else replace(self, objective=within(done))
 
     def init(self, model: nn.Module, x: Tensor, rng: torch.Generator) -> dict[str, Tensor] | None:
         """The objective's state."""

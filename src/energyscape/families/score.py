@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Annotated, Any, Literal, cast
 
 import numpy as np
@@ -117,8 +116,7 @@ class ScoreModel(EnergyEstimator):
                 raise ValueError(
                     "objective='denoising' needs noise_level > 0: it is what is undone"
                 )
-            loss = DenoisingScoreMatching(noise, antithetic=True)
-            return Composition(model, replace(loss, stable=True), loss)
+            return Composition(model, DenoisingScoreMatching(noise, antithetic=True))
         objective: Objective
         if name == "exact":
             objective = ExactScoreMatching()

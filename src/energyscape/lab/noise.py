@@ -170,16 +170,17 @@ def noise_level(
     sigmas = [unit * s for s in levels]
     rng = generator(seed)
     x = p.sample(20_000, rng).float()
+    scale = float(x.std(0).square().mean().sqrt())
     held = p.sample(chains, rng).numpy()
     reach = 1.2 * x.abs().amax(0)
     x0 = reach * (2 * torch.rand(chains, 2, generator=rng) - 1)
     drawn, distance, blur = {}, {}, {}
     error_far: dict[str, float] = {}
     for sigma in sigmas:
-        one = DenoisingScoreMatching(sigma, stable=True)
-        model = fit(score_field(2, seed), one, x, steps, seed)
+        one = DenoisingScoreMatching(sigma, conditional=True, stable=True)
+        model = fit(_conditional(seed, scale), one, x, steps, seed)
         kernel = ULA(0.05 * (unit**2 + sigma**2))
-        walk = run_chains(kernel, model.at(None), x0, chain_steps, rng=rng, keep="last").x
+        walk = run_chains(kernel, model.at(sigma), x0, chain_steps, rng=rng, keep="last").x
         name = f"{sigma:.2g}"
         drawn[name] = walk
         distance[name] = energy_distance(held, walk.double().numpy())
@@ -187,8 +188,7 @@ def noise_level(
         blur[name] = energy_distance(held, p.sample(chains, rng, sigma).numpy())
     ladder = Geometric(min(sigmas), 2.5 * float(reach.max())).levels(12)
     all_levels = DenoisingLoss(Ladder(ladder), simple_weight, stable=True)
-    whole = _conditional(seed, float(x.std(0).square().mean().sqrt()))
-    whole = fit(whole, all_levels, x, steps, seed)
+    whole = fit(_conditional(seed, scale), all_levels, x, steps, seed)
     each = max(1, chain_steps // len(ladder))
     ends = annealed_langevin(whole.at, ladder, x0, rng=rng, steps_per_level=each).x
     distance["ladder"], drawn["ladder"] = energy_distance(held, ends.double().numpy()), ends
@@ -230,15 +230,17 @@ def _level_text(steps: int, chain_steps: int) -> list[str]:
         "sigma. One level is a compromise between the two; a ladder walks from the one to the other.",
         f"One network for each level, by denoising score matching, {steps:,} steps each, then "
         f"{chain_steps:,} steps of Langevin from a uniform box. The ladder's network had as many "
-        "training steps in all as each of the others, and its chains as many steps; it stands behind a "
-        "skip that vanishes at high levels, so that it need not learn to copy noise.",
+        "training steps in all as each of the others, and its chains as many steps; all of them stand "
+        "behind a skip that vanishes at high levels, so that none need learn to copy noise.",
     ]
 
 
-def _relative_error(p: GaussianMixture, model: nn.Module, x: Tensor, sigma: float) -> float:
+def _relative_error(
+    p: GaussianMixture, model: PreconditionedDenoiser, x: Tensor, sigma: float
+) -> float:
     """Root mean square error of the score over that of the score of the blurred density."""
     with torch.no_grad():
-        learned = model(x).double()
+        learned = model.score(x, sigma).double()
     truth = p.score(x.double(), sigma)
     return float(((learned - truth).square().sum() / truth.square().sum()).sqrt())
 

@@ -9,7 +9,7 @@ have ``aux = None``. Randomness comes from `rng`, on the device of `x`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -148,6 +148,11 @@ class Perturbed:
             return x
         eps = torch.randn(x.shape, generator=rng, dtype=x.dtype, device=x.device)
         return torch.add(x, eps, alpha=self.sigma)
+
+    def during(self, done: float) -> Perturbed:
+        """The same with the objective within as it is when this share of training is done."""
+        within = getattr(self.objective, "during", None)
+        return self if within is None else replace(self, objective=within(done))
 
     def init(self, model: nn.Module, x: Tensor, rng: torch.Generator) -> Aux:
         """The state of the objective within."""

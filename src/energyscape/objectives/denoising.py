@@ -155,9 +155,9 @@ class DenoisingLoss:
         learns both densities that classifier-free guidance needs (2207.12598 algorithm 1).
     stable : bool
         Learn from the mean of the rows of the batch that a noisy row may have come from, instead of
-        the one it came from: the same minimiser and mean loss, and a gradient of less variance at high
-        levels (2302.00670), see `energyscape.objectives.stable`. Rows of a batch must come in random
-        order; a loss is then no function of its row alone.
+        the one it came from: the same minimiser and mean loss of a batch, and targets of less variance
+        at high levels (2302.00670), see `energyscape.objectives.stable`. A loss is then no function of
+        its row alone.
 
     Examples
     --------
@@ -202,33 +202,28 @@ class DenoisingLoss:
         if label is not None and self.label_dropout > 0:
             dropped = torch.rand(len(x), generator=rng, device=x.device) < self.label_dropout
             given = torch.where(dropped, -1, label)
-        own = label if self.stable else None
-        error = _squared_error(_denoiser(model), x, sigma.to(x.dtype), rng, given, self.stable, own)
+        x0_hat, eps = _restored(_denoiser(model), x, sigma.to(x.dtype), rng, given)
+        error = _per_coordinate(x0_hat - x)
+        if self.stable:
+            mean = origin_means(x, eps, sigma, label=label, given=given, hidden=self.label_dropout)
+            # ||D - t||^2 + ||t - x_0||^2 has the mean of ||D - x_0||^2 over a batch.
+            error = _per_coordinate(x0_hat - mean) + _per_coordinate(mean - x)
         return LossOutput(weight * error, aux, {"denoising_error": error.detach().mean()})
 
 
-def _squared_error(
-    denoiser: Denoiser,
-    x: Tensor,
-    sigma: Tensor,
-    rng: torch.Generator,
-    given: Tensor | None,
-    stable: bool = False,
-    label: Tensor | None = None,
-) -> Tensor:
-    """``||D - x_0||^2 / D`` of each row with fresh noise, or the like of it by stable targets.
-
-    These are ``||D - t||^2 + ||t - x_0||^2``, of the same mean, for t is a conditional mean of x_0.
-    """
+def _restored(
+    denoiser: Denoiser, x: Tensor, sigma: Tensor, rng: torch.Generator, label: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """``D(x_0 + sigma eps, sigma)`` with fresh noise, and that noise."""
     eps = torch.randn(x.shape, generator=rng, dtype=x.dtype, device=x.device)
     noisy = torch.addcmul(x, per_row(sigma, x), eps)
-    x0_hat = denoiser(noisy, sigma) if given is None else denoiser(noisy, sigma, given)
-    x0_hat = x0_hat.to(x.dtype)
-    if not stable:
-        return (x0_hat - x).square().flatten(1).mean(1)
-    mean = origin_means(x, eps, sigma, label=label, given=given)
-    apart = (mean - x).square().flatten(1).mean(1)
-    return (x0_hat - mean).square().flatten(1).mean(1) + apart
+    x0_hat = denoiser(noisy, sigma) if label is None else denoiser(noisy, sigma, label)
+    return x0_hat.to(x.dtype), eps
+
+
+def _per_coordinate(error: Tensor) -> Tensor:
+    """The mean square of each row."""
+    return error.square().flatten(1).mean(1)
 
 
 def level_losses(
@@ -257,7 +252,7 @@ def level_losses(
     with torch.no_grad():
         for sigma in sigmas:
             rows = sigma.to(x).expand(len(x))
-            losses.append(_squared_error(model, x, rows, rng, label).mean())
+            losses.append(_per_coordinate(_restored(model, x, rows, rng, label)[0] - x).mean())
     return weights.to(x.device) * torch.stack(losses)
 
 
@@ -281,7 +276,7 @@ class DenoisingScoreMatching:
         difference of two near scores, and stays of order 1 as the level falls.
     stable : bool
         As in `DenoisingLoss`: the score's target is ``(t - x_sigma)/sigma^2``, t the mean of possible
-        origins.
+        origins. Not with `antithetic`, whose pairs it would take apart.
 
     Examples
     --------
@@ -304,6 +299,11 @@ class DenoisingScoreMatching:
             raise ValueError(
                 f"denoising score matching needs a positive noise level, got {self.sigma}; "
                 "without noise use SlicedScoreMatching"
+            )
+        if self.antithetic and self.stable:
+            raise ValueError(
+                "antithetic pairs tell their origin between them, which stable targets would hide: "
+                "choose one"
             )
 
     def init(self, model: nn.Module, x: Tensor, rng: torch.Generator) -> Aux:
@@ -346,18 +346,9 @@ class DenoisingScoreMatching:
         )
         target = eps / self.sigma
         if self.stable:
-            target, apart = self._stable_target(x, eps, count, label)
+            moved = origin_means(x, eps, x.new_full((count,), self.sigma), label=label) - x
+            moved = moved / self.sigma**2
+            target, apart = target - moved, moved.square().flatten(1).sum(1)
         residual = score.to(x.dtype) + target
         loss = 0.5 * (residual.square().flatten(1).sum(1) + apart)
         return LossOutput(loss.reshape(-1, count).mean(0), aux, {})
-
-    def _stable_target(
-        self, x: Tensor, eps: Tensor, count: int, label: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """The mean noise over sigma, and how far each row's own is from it, squared."""
-        level = torch.full((count,), self.sigma, dtype=x.dtype, device=x.device)
-        labels = [None] * (len(x) // count) if label is None else label.split(count)
-        parts = zip(x.split(count), eps.split(count), labels, strict=True)
-        moved = torch.cat([origin_means(a, b, level, label=c) - a for a, b, c in parts])
-        moved = moved / self.sigma**2
-        return eps / self.sigma - moved, moved.square().flatten(1).sum(1)

@@ -10,6 +10,7 @@ drift. Of two modes 0.75 : 0.25 and ten blurred deviations apart the rarer was a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -54,9 +55,10 @@ class FallingNoise:
     share: float = 0.7
 
     def __post_init__(self) -> None:
-        if not self.first >= self.last > 0:
+        if not math.inf > self.first >= self.last > 0:
             raise ValueError(
-                f"noise falls from first to last > 0, got first={self.first} and last={self.last}"
+                "noise falls from a finite first to last > 0, got "
+                f"first={self.first} and last={self.last}"
             )
         if not 0 < self.share <= 1:
             raise ValueError(f"share must lie in (0, 1], got {self.share}")

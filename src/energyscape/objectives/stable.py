@@ -4,15 +4,19 @@ A noisy row ``y_i = x_i + sigma_i eps_i`` may have come from any row of its batc
 and the batch B as a set, is j with probability
 
     w_ij = N(y_i; x_j, sigma_i^2 I) / sum_k N(y_i; x_k, sigma_i^2 I),
-    t_i  = sum_j w_ij x_j = E[ x_0 | y_i, B ],
+    t_i  = sum_j w_ij x_j = E[ x_0 | y_i, B ].
 
-for rows of a batch come in random order. So ``E[t_i | y_i] = E[x_0 | y_i]``: the loss has the same
-minimiser, for batches of any size, and by Rao and Blackwell its gradient has no larger a variance. That
-falls to nearly nothing at levels as wide as the data, where all origins are possible, and stays where
-levels are too small to reach another row. Targets of this form: Xu, Tong and Jaakkola 2302.00670
-equation 5, there from a reference batch that holds the origin.
+For any fixed batch ``sum_i E[(t(y_i) - x_i) h(y_i)] = 0``, whatever the function h, by the definition
+of t, as long as every row draws its level from the same law. So the mean loss of a batch has the same
+minimiser, for batches of any size, and each row's target less variance: next to none at levels as wide
+as the data, where all origins are possible, all of it at levels too small to reach another row. The
+gradient of a batch usually has less too, but not always: rows drawn without replacement balance one
+another, which their means do no longer. Nor is it a gain for pairs of opposite noises, which tell their
+origin between them. Targets of this form: Xu, Tong and Jaakkola 2302.00670, there from a reference
+batch that holds the origin.
 
-Of rows with a class, origins are of that class; of rows whose class is hidden, any.
+Of rows with a class, origins are of that class. Where classes are hidden with probability p, a row
+without one may be a row that has none, or one of the others with weight p.
 """
 
 from __future__ import annotations
@@ -34,19 +38,22 @@ def origin_means(
     *,
     label: Tensor | None = None,
     given: Tensor | None = None,
+    hidden: float = 0.0,
 ) -> Tensor:
-    """``E[x_0 | x + sigma eps, B]`` of each row, B the batch or its part of 256 rows.
+    """``E[x_0 | x + sigma eps, B]`` of each row, B the batch or an even part of it of at most 256 rows.
 
     Parameters
     ----------
     x, eps : Tensor of shape (batch, ...)
-        Rows in random order, and their noise of unit variance.
+        Rows, and their noise of unit variance.
     sigma : Tensor of shape (batch,)
         Levels in data units.
     label : Tensor of shape (batch,), optional
-        The class of each row.
+        The class of each row, -1 where it has none.
     given : Tensor of shape (batch,), optional
-        The class that is told, -1 where it is hidden; `label` by default.
+        The class that is told, -1 where there is none or it is hidden; `label` by default.
+    hidden : float
+        Probability with which classes were hidden.
 
     Returns
     -------
@@ -62,23 +69,24 @@ def origin_means(
     """
     given = label if given is None else given
     if len(x) > _MOST:
-        parts = [
-            [None] * -(-len(x) // _MOST) if t is None else t.split(_MOST) for t in (label, given)
-        ]
-        batches = zip(x.split(_MOST), eps.split(_MOST), sigma.split(_MOST), *parts, strict=True)
-        return torch.cat(
-            [origin_means(a, b, c, label=own, given=told) for a, b, c, own, told in batches]
-        )
+        pieces = -(-len(x) // _MOST)
+        parts = [[None] * pieces if t is None else t.chunk(pieces) for t in (label, given)]
+        batches = zip(*(t.chunk(pieces) for t in (x, eps, sigma)), *parts, strict=True)
+        means = [origin_means(*b[:3], label=b[3], given=b[4], hidden=hidden) for b in batches]
+        return torch.cat(means)
+    # In float64: the logarithms are small differences of large numbers at small levels.
+    exact = x.dtype if x.device.type == "mps" else torch.float64
     with torch.autocast(x.device.type, enabled=False):
-        rows = (x - x.mean(0)).flatten(1)
-        noisy = torch.addcmul(rows, sigma[:, None], eps.flatten(1))
-        # log w_ij but for what is common to a row. At levels so small that rounding shows here another
-        # row is in reach only if it is the same.
-        log_w = torch.addmm(-0.5 * rows.square().sum(1), noisy, rows.t()).div_(
-            sigma.square()[:, None]
-        )
+        rows = x.flatten(1).to(exact)
+        rows = rows - rows.mean(0)
+        level = sigma.to(exact)[:, None]
+        noisy = torch.addcmul(rows, level, eps.flatten(1).to(exact))
+        # log w_ij but for what is common to a row.
+        log_w = torch.addmm(-0.5 * rows.square().sum(1), noisy, rows.t()).div_(level.square())
         if label is not None and given is not None:
-            possible = (given[:, None] == -1) | (given[:, None] == label)
-            log_w.masked_fill_(~possible, -torch.inf)
+            told = given[:, None] >= 0
+            log_w.masked_fill_(told & (given[:, None] != label), -torch.inf)
+            weight = log_w.new_tensor(hidden).log()
+            log_w += torch.where(told | (label < 0), log_w.new_zeros(()), weight)
         # Added to the row as a difference: a row alone is its own origin to the last bit.
-        return x + (log_w.softmax(1) @ rows - rows).view(x.shape)
+        return x + (log_w.softmax(1) @ rows - rows).view(x.shape).to(x.dtype)

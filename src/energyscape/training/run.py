@@ -242,7 +242,7 @@ class Run:
         limit = self.config.time_limit
         if limit is not None and self.plan.total == _ENDLESS:
             return min(self.processes.average(self.elapsed) / limit, 1.0)
-        return min(self.plan.fraction(self.step + 1), 1.0)
+        return min(max(self.plan.fraction(self.step + 1), 0.0), 1.0)
 
     def _clipped_step(self, grads: list[Tensor], excess: float) -> None:
         """An optimizer step by the gradients, divided by `excess` where that is more than 1."""
