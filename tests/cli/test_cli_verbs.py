@@ -49,6 +49,18 @@ def test_inspect_says_what_happens_to_every_column(cli, people, tmp_path) -> Non
     assert cli("inspect", people, "--quiet") == (0, "", "")
 
 
+def test_fit_says_what_training_had_to_note(cli, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """Settings without effect, or a log Z not to be trusted; nothing twice, and not if quiet."""
+    command = ["fit", "two-moons", "--model", "ebm", "--set", "max_steps=3", "--overwrite"]
+    command += ["--set", "objective=denoising", "--set", "sampler=hmc", "--out", tmp_path / "run"]
+    ended = cli(*command)
+    assert ended.code == 0, ended.err
+    noted = [line for line in ended.err.splitlines() if line.startswith("note: ")]
+    assert any("sampler had no effect" in line for line in noted), ended.err
+    assert len(noted) == len(set(noted))
+    assert cli(*command, "--quiet") == (0, "", "")
+
+
 def test_a_schema_goes_from_inspect_to_fit(cli, people, tmp_path) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "schema.toml"
     assert cli("inspect", people, "--out", path, "--quiet").code == 0

@@ -117,6 +117,9 @@ def run(
     if model == DETECTOR:
         _say_what_was_learned(estimator, out, quiet)
     else:
+        about_data = set(dataset.notes)
+        learned = [line for line in estimator.info_["notes"] if line not in about_data]
+        notes(dict.fromkeys(learned), quiet=quiet)
         _say_what_next(estimator, out, data, quiet)
 
 
