@@ -11,7 +11,8 @@ of the model and in the loss:
     EDM                  EDMPreconditioning and level law, the scale of the data measured
     EDM, energy          the same loss on the denoiser of a PreconditionedEnergy: a scalar network
     NCSN, stable         NCSN with EDM's skip and EDM, learned from the mean of the possible origins
-    EDM, stable          in the batch of each noisy row (the default of ncsn and edm)
+    EDM, stable          in the batch of each noisy row (the targets of ncsn and edm, whose
+                         levels on tables of 1,000 rows are lower than these)
     EDM, energy, stable
     azula                KarrasDenoiser with its own loss, VESchedule over the ladder's range
     azula, scaled        the same on rows divided by their scale, which it takes to be 1

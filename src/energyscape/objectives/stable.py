@@ -70,8 +70,8 @@ def origin_means(
     given = label if given is None else given
     if len(x) > _MOST:
         pieces = -(-len(x) // _MOST)
-        parts = [[None] * pieces if t is None else t.chunk(pieces) for t in (label, given)]
-        batches = zip(*(t.chunk(pieces) for t in (x, eps, sigma)), *parts, strict=True)
+        parts = [[None] * pieces if t is None else t.tensor_split(pieces) for t in (label, given)]
+        batches = zip(*(t.tensor_split(pieces) for t in (x, eps, sigma)), *parts, strict=True)
         means = [origin_means(*b[:3], label=b[3], given=b[4], hidden=hidden) for b in batches]
         return torch.cat(means)
     # In float64: the logarithms are small differences of large numbers at small levels.

@@ -193,9 +193,9 @@ class Run:
 
     # -- one step ------------------------------------------------------------------------------
 
-    def _loss(self, x: Tensor, label: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
+    def _loss(self, x: Tensor, label: Tensor | None, done: float) -> tuple[Tensor, dict[str, Any]]:
         during = getattr(self.objective, "during", None)
-        objective = self.objective if during is None else during(self._done())
+        objective = self.objective if during is None else during(done)
         with autocast(self.config.precision, self.device):
             loss, self.aux, metrics = objective(self.model, x, self.aux, self.rng, label=label)
         if loss.ndim != 1 or len(loss) != len(x):
@@ -211,11 +211,12 @@ class Run:
         start = self.step * self.batch + self.processes.rank * share
         indices = self.stream.take(start, share).to(self.device)
         x, label = self.rows.batch(indices, self.step, self.rng)
-        rate = config.rate(self._done()) * 0.5**self.rollbacks
+        done = self._done()
+        rate = config.rate(done) * 0.5**self.rollbacks
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        loss, metrics = self._loss(x, label)
+        loss, metrics = self._loss(x, label, done)
         loss.backward()
         self.processes.average_gradients(self.parameters)
         grads = [p.grad for p in self.parameters if p.grad is not None]
