@@ -59,7 +59,7 @@ def generator(seed: int = 0) -> torch.Generator:
 def one_step(kernel: Kernel, target: object, x: Tensor, seed: int = 0) -> tuple[object, object]:
     """The state and info after one step from x."""
     noise = kernel.draw(1, x, generator(seed))
-    first = mcmc.chains.split_noise(noise)[0]
+    first = mcmc.compilation.split_noise(noise)[0]
     return kernel.step(kernel.init(x, target), target, first)  # type: ignore[arg-type]
 
 
@@ -217,7 +217,7 @@ def test_detailed_balance_on_a_grid(kernel: MALA | HMC) -> None:
     x, eps = torch.cartesian_prod(grid, noise_grid).unbind(1)
     x, eps = x[:, None], eps[:, None]
     mass = (p.log_prob(x) - 0.5 * eps[:, 0].square()).softmax(0)
-    template = mcmc.chains.split_noise(kernel.draw(1, x[:1], generator()))[0]
+    template = mcmc.compilation.split_noise(kernel.draw(1, x[:1], generator()))[0]
     # An infinite exponential accepts every proposal; how likely it was to be accepted is in the info.
     noise = template._replace(eps=eps, exponential=torch.full_like(mass, math.inf))
     moved, info = kernel.step(kernel.init(x, p.at(0.0)), p.at(0.0), noise)

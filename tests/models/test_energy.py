@@ -217,6 +217,27 @@ def test_a_perceptrons_own_chain_rule_is_autograds(
     assert energy_and_score_by_layers(net, x) is not None
 
 
+@pytest.mark.parametrize("columns", [1, 2, 15, 16, 20])
+@pytest.mark.parametrize("numbers", [1 << 18, 1 << 12])
+def test_large_batches_of_a_perceptron_are_autograds(
+    columns: int, numbers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The faster ways of many rows: one exponential a SiLU, a padded product, parts in one memory."""
+    monkeypatch.setattr(layered, "_PART", numbers)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        net = nn.Sequential(
+            nn.Linear(columns, 40, bias=False), nn.SiLU(), nn.Linear(40, 30), nn.SiLU(),
+            nn.Linear(30, 24), nn.Softplus(), nn.Linear(24, 1),
+        ).double()  # fmt: skip
+    x = 20 * torch.randn(700, columns, generator=torch.Generator().manual_seed(0), dtype=F64)
+    value, grad = value_and_grad(lambda z: net(z).squeeze(1), x)
+    found, score = NetworkEnergy(net).energy_and_score(x)
+    torch.testing.assert_close(found, value)
+    torch.testing.assert_close(score, -grad)
+    assert float(grad.abs().max()) > 0.01
+
+
 def test_only_plain_perceptrons_leave_autograd() -> None:
     """Anything that is not exactly a sequence of known layers is differentiated as it is."""
     x = points(6)

@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from energyscape.mcmc.chains import block_steps, split_noise
-from energyscape.mcmc.compilation import plain_block
+from energyscape.mcmc.chains import block_steps
+from energyscape.mcmc.compilation import plain_block, split_noise
 from energyscape.mcmc.kernel import Info, Kernel, check_chains, score_at, value_at
 from energyscape.mcmc.ladders import ncsnv2_step_size
 from energyscape.mcmc.langevin import MALA, ULA

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from energyscape.mcmc.adaptation import adapter_for
-from energyscape.mcmc.compilation import block_runner
+from energyscape.mcmc.compilation import block_runner, split_noise
 from energyscape.mcmc.diagnostics import Diagnostics, diagnostics
 from energyscape.mcmc.kernel import ChainWarning, Info, Kernel
 from energyscape.targets import Target
@@ -93,18 +93,13 @@ class _Tally:
         self.acceptance: list[Tensor] = []
         self.diverged: list[Tensor] = []
 
-    def add(self, infos: list[Info], window: int, like: Tensor) -> None:
-        """Reduce one block's infos to one row a window."""
-        if infos[0].acceptance is not None:
-            stacked = torch.stack([i.acceptance for i in infos if i.acceptance is not None])
-            self.acceptance.append(stacked.view(-1, window, *stacked.shape[1:]).mean(1))
-        if all(i.diverged is None for i in infos):
-            shape = (len(infos) // window, like.shape[0])
-            self.diverged.append(torch.zeros(shape, dtype=torch.int64, device=like.device))
-            return
-        none = torch.zeros(like.shape[0], dtype=torch.bool, device=like.device)
-        bad = torch.stack([none if i.diverged is None else i.diverged for i in infos])
-        self.diverged.append(bad.view(-1, window, *bad.shape[1:]).sum(1))
+    def add(self, info: Info, window: int, like: Tensor) -> None:
+        """Reduce one block's info, a row a step, to one row a window."""
+        chains = like.shape[0]
+        if info.acceptance is not None:
+            self.acceptance.append(info.acceptance.view(-1, window, chains).mean(1))
+        assert info.diverged is not None
+        self.diverged.append(info.diverged.view(-1, window, chains).sum(1))
 
     def result(self, weights: list[int] | None) -> RunInfo:
         """All windows; with `weights`, one row over all of them."""
@@ -116,12 +111,6 @@ class _Tally:
                 w = torch.tensor(weights, dtype=acceptance.dtype, device=acceptance.device)
                 acceptance = (w[:, None] * acceptance).sum(0, keepdim=True) / w.sum()
         return RunInfo(acceptance, diverged)
-
-
-def split_noise(noise: Any) -> list[Any]:
-    """One noise tuple a step from the noise of a block, without copying."""
-    parts = [n.unbind(0) if isinstance(n, Tensor) else split_noise(n) for n in noise]
-    return [type(noise)(*part) for part in zip(*parts, strict=True)]
 
 
 def block_steps(x: Tensor, multiple: int = 1) -> int:
@@ -270,20 +259,19 @@ def _run(
     late, hopes = None, torch.zeros(len(x), device=x.device)
     while left:
         size = min(block, left)
-        states, infos = run_block(state, split_noise(kernel.draw(size, x, rng)))
-        state = states[-1]
-        if left - size <= num_steps // 4 < left:
-            late = states[left - num_steps // 4 - 1].log_prob
-        for info in infos[max(left - num_steps // 4, 0) :]:
-            if info.acceptance is not None:
-                hopes = hopes + info.acceptance
-        tally.add(infos, thin if store else size, x)
+        walked = run_block(state, kernel.draw(size, x, rng))
+        state, late_from = walked.state, max(left - num_steps // 4, 0)
+        if left - size <= num_steps // 4 < left and walked.log_prob is not None:
+            late = walked.log_prob[left - num_steps // 4 - 1]
+        if walked.info.acceptance is not None and late_from < size:
+            hopes = hopes + walked.info.acceptance[late_from:].sum(0)
+        tally.add(walked.info, thin if store else size, x)
         sizes.append(size)
         if draws is not None:
-            kept = states[thin - 1 :: thin]
-            torch.stack([s.x for s in kept], out=draws[at : at + len(kept)])
-            if state.log_prob is not None:
-                log_probs.append(torch.stack([s.log_prob for s in kept]))
+            kept = walked.x[thin - 1 :: thin]
+            draws[at : at + len(kept)] = kept
+            if walked.log_prob is not None:
+                log_probs.append(walked.log_prob[thin - 1 :: thin].clone())  # not the whole block's
             at += len(kept)
         left -= size
         tick(size)

@@ -2,7 +2,7 @@
 
 A step is a pure function of (state, target, noise), so several of them, gradients included, trace into
 one graph. Compiled blocks save the cost of dispatching small operations; on large batches the
-arithmetic dominates and little is left to save. Compiling takes 5 to 20 seconds, needs a C++ compiler
+arithmetic dominates and little is left to save. Compiling takes 5 to 40 seconds, needs a C++ compiler
 on the CPU, and changes results in the last bits. The step size is an input of the graph, so a second
 run of the same kernel, shape and target compiles nothing.
 """
@@ -13,9 +13,10 @@ import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
 from energyscape.mcmc.hmc import HMC
 from energyscape.mcmc.kernel import ChainWarning, Info
@@ -23,16 +24,42 @@ from energyscape.mcmc.langevin import MALA, ULA
 from energyscape.mcmc.metropolis import IntegerWalk, RandomWalk
 from energyscape.targets import Target
 
-__all__ = ["BlockRunner", "block_runner"]
+__all__ = ["BlockRunner", "Walked", "block_runner", "split_noise"]
 
-BlockRunner = Callable[[Any, list[Any]], tuple[list[Any], list[Info]]]
-"""Takes a state through a list of noises: all states and infos on the way."""
+
+class Walked(NamedTuple):
+    """A block of steps: the state it ended in, and each step's points, log-densities and info.
+
+    `x` has shape (steps, chains, ...), `log_prob` and what `info` has (steps, chains); `diverged` is
+    there even where nothing was tested.
+    """
+
+    state: Any
+    x: Tensor
+    log_prob: Tensor | None
+    info: Info
+
+
+BlockRunner = Callable[[Any, Any], Walked]
+"""Takes a state through the noise of a block, as a kernel's `draw` gives it."""
 
 BACKEND = "inductor"
 CHUNK = 8  # steps traced into one graph: twice as many compile twice as long for a few per cent
-# Steps from which "auto" compiles: 5 to 20 s of compiling against 30 to 60 microseconds saved a step.
+# Steps from which "auto" compiles: 5 to 40 s of compiling against 0.1 to 0.3 milliseconds saved a step.
 # By count alone, so that a run repeats.
 EARNS_BACK = 200_000
+
+
+def split_noise(noise: Any) -> list[Any]:
+    """One noise tuple a step from the noise of a block, without copying."""
+    parts = [n.unbind(0) if isinstance(n, Tensor) else split_noise(n) for n in noise]
+    return [type(noise)(*part) for part in zip(*parts, strict=True)]
+
+
+def _part(noise: Any, begin: int, end: int) -> Any:
+    """The noise of some steps of a block."""
+    parts = [n[begin:end] if isinstance(n, Tensor) else _part(n, begin, end) for n in noise]
+    return type(noise)(*parts)
 
 
 def _walk(
@@ -44,6 +71,27 @@ def _walk(
         states.append(state)
         infos.append(info)
     return states, infos
+
+
+def _stacked(states: list[Any], infos: list[Info]) -> Walked:
+    """What a walk went through, in few tensors."""
+
+    def column(found: list[Tensor | None]) -> Tensor | None:
+        known = [f for f in found if f is not None]
+        return torch.stack(known) if known else None
+
+    x = torch.stack([s.x for s in states])
+    diverged = column([i.diverged for i in infos])
+    return Walked(
+        states[-1],
+        x,
+        column([s.log_prob for s in states]),
+        Info(
+            column([i.acceptance for i in infos]),
+            column([i.accepted for i in infos]),
+            x.new_zeros(x.shape[:2], dtype=torch.bool) if diverged is None else diverged,
+        ),
+    )
 
 
 def plain_block(
@@ -84,8 +132,8 @@ def block_runner(
     if compile not in (True, False, "auto"):
         raise ValueError(f"compile is True, False or 'auto', got {compile!r}")
 
-    def plain(state: Any, noises: list[Any]) -> tuple[list[Any], list[Info]]:
-        return plain_block(kernel, target, state, noises)
+    def plain(state: Any, noise: Any) -> Walked:
+        return _stacked(*plain_block(kernel, target, state, split_noise(noise)))
 
     # As a tensor the step size is an input of the graph, which then serves the next run too.
     size = getattr(kernel, "step_size", None)
@@ -94,8 +142,8 @@ def block_runner(
     else:
         traceable = kernel
 
-    def traced(state: Any, noises: list[Any]) -> tuple[list[Any], list[Info]]:
-        return _walk(traceable.step, target, state, noises)
+    def traced(state: Any, noise: Any) -> Walked:
+        return _stacked(*_walk(traceable.step, target, state, split_noise(noise)))
 
     suits = isinstance(kernel, RandomWalk | IntegerWalk | ULA | MALA) or (
         isinstance(kernel, HMC) and kernel.trajectory_length is None
@@ -129,10 +177,10 @@ def _compiled(traced: BlockRunner, plain: BlockRunner, *, forgiving: bool) -> Bl
         "accumulated_recompile_limit": 1 << 16,
     }
 
-    def whole(state: Any, part: list[Any]) -> tuple[list[Any], list[Info]]:
+    def whole(state: Any, noise: Any) -> Walked:
         nonlocal chunk
         try:
-            found: tuple[list[Any], list[Info]] = chunk(state, part)
+            return chunk(state, noise)
         except torch._dynamo.exc.TorchDynamoException as error:
             if not forgiving:
                 raise
@@ -144,19 +192,36 @@ def _compiled(traced: BlockRunner, plain: BlockRunner, *, forgiving: bool) -> Bl
                 stacklevel=2,
             )
             chunk = plain
-            found = plain(state, part)
-        return found
+            return plain(state, noise)
 
-    def run(state: Any, noises: list[Any]) -> tuple[list[Any], list[Info]]:
-        states: list[Any] = []
-        infos: list[Info] = []
+    def run(state: Any, noise: Any) -> Walked:
+        parts: list[Walked] = []
+        steps = _steps_of(noise)
         with torch._dynamo.config.patch(settings):
-            for i in range(0, len(noises), CHUNK):
-                part = noises[i : i + CHUNK]
-                new, seen = whole(state, part) if len(part) == CHUNK else plain(state, part)
-                state = new[-1]
-                states.extend(new)
-                infos.extend(seen)
-        return states, infos
+            for i in range(0, steps, CHUNK):
+                part = _part(noise, i, min(i + CHUNK, steps))
+                parts.append((whole if i + CHUNK <= steps else plain)(state, part))
+                state = parts[-1].state
+        return _joined(parts)
 
     return run
+
+
+def _steps_of(noise: Any) -> int:
+    """How many steps a block of noise is for."""
+    return len(noise[0]) if isinstance(noise[0], Tensor) else _steps_of(noise[0])
+
+
+def _joined(parts: list[Walked]) -> Walked:
+    """Blocks that follow one another as one."""
+
+    def column(found: list[Tensor | None]) -> Tensor | None:
+        known = [f for f in found if f is not None]
+        return torch.cat(known) if known else None
+
+    return Walked(
+        parts[-1].state,
+        torch.cat([p.x for p in parts]),
+        column([p.log_prob for p in parts]),
+        Info(*(column([p.info[k] for p in parts]) for k in range(3))),
+    )

@@ -15,6 +15,7 @@ says so by a method ``lift(x)`` (`Lifted`) and has the layers as ``layers``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -26,6 +27,11 @@ __all__ = ["Lifted", "energy_and_score_by_layers", "lifted", "plain_layers"]
 #: Numbers in the widest activation of one part: a megabyte in float32, so that a few of them lie in the
 #: caches of one or two cores.
 _PART = 1 << 18
+#: Numbers from which an activation of one exponential and a few products beats two of torch's own
+#: operators with one each.
+_MANY = 1 << 13
+#: Columns below which a matrix product is padded to as many.
+_FEW_COLUMNS = 16
 
 _aten: Any = torch.ops.aten
 
@@ -45,7 +51,7 @@ class _Activation(NamedTuple):
             return cast(Tensor, self.forward.default(a, *self.settings(phi), **self.named(phi)))
         return cast(Tensor, self.forward.out(a, *self.settings(phi), **self.named(phi), out=out))
 
-    def pull(self, phi: nn.Module, g: Tensor, saved: Tensor, in_place: bool) -> Tensor:
+    def pull(self, phi: nn.Module, g: Tensor, *, saved: Tensor, in_place: bool) -> Tensor:
         """phi'(a) g, in the place of what was saved where that is allowed."""
         before = (phi.alpha, 1.0, 1.0, False) if isinstance(phi, nn.ELU) else ()
         after = () if isinstance(phi, nn.ELU) else self.settings(phi)
@@ -182,53 +188,92 @@ def _by_parts(layers: list[Any], x: Tensor) -> tuple[Tensor, Tensor]:
     """Large batches in parts that stay in the cache, all in the memory of the first."""
     with torch.no_grad():
         weights = [layer.weight for layer in layers[::2]]
+        last = _wide(weights[0], len(x))
         widest = max(len(w) for w in weights)
         count = -(-len(x) * widest // _PART)
         if count <= 1 or x.device.type != "cpu" or torch.compiler.is_compiling():
-            return _walk(layers, weights, x)
+            return _walk(layers, weights, last, x)
         parts = x.chunk(count)
         rows = len(parts[0])
         # One block of memory: the allocator keeps a single large one from call to call, where many
         # go back to the system each time and come again page by page.
-        sizes = [*(rows * len(w) for w in weights[:-1]), rows * widest]
+        sizes = [*(rows * len(w) for w in weights[:-1]), rows * widest, rows * widest]
         room = x.new_empty(sum(sizes)).split(sizes)
         energy, score = x.new_empty(len(x)), torch.empty_like(x)
         at = 0
         for part in parts:
             end = at + len(part)
-            energy[at:end], score[at:end] = _walk(layers, weights, part, room)
+            energy[at:end], score[at:end] = _walk(layers, weights, last, part, room)
             at = end
         return energy, score
 
 
+def _wide(weight: Tensor, rows: int) -> Tensor:
+    """The first layer's weight with columns of zeros, where a product with it is then faster.
+
+    A gradient of many rows times a matrix of a few columns takes up to three times as long as times
+    one of 16 on processors with AVX2 (`benchmarks/mcmc_speed.py`).
+    """
+    missing = _FEW_COLUMNS - weight.shape[1]
+    return F.pad(weight, (0, missing)) if missing > 0 and rows >= 256 else weight
+
+
 def _walk(
-    layers: list[Any], weights: list[Tensor], x: Tensor, room: Sequence[Tensor] | None = None
+    layers: list[Any],
+    weights: list[Tensor],
+    last: Tensor,
+    x: Tensor,
+    room: Sequence[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Forwards through the layers and back.
 
-    `room` is flat memory for each layer's pre-activation and, last, for what passes between layers.
+    `last` is the weight of the first layer, the last one on the way back (`_wide`); `room` is flat
+    memory for each layer's pre-activation and, in the last two, for what passes between layers.
     """
     rows = len(x)
 
     def place(i: int, width: int) -> Tensor | None:
         return None if room is None else room[i][: rows * width].view(rows, width)
 
-    saved, h = [], x
+    pulls: list[Callable[[Tensor], Tensor]] = []
+    h = x
     for i, phi in enumerate(layers[1::2]):
-        w, bias, known = weights[i], layers[2 * i].bias, _SMOOTH[type(phi)]
+        w, bias = weights[i], layers[2 * i].bias
         if room is None:
             a = F.linear(h, w, bias)
         elif bias is None:
             a = torch.mm(h, w.t(), out=place(i, len(w)))
         else:
             a = torch.addmm(bias, h, w.t(), out=place(i, len(w)))
+        if type(phi) is nn.SiLU and (a.numel() >= _MANY or torch.compiler.is_compiling()):
+            h, slope = _silu(a, place(-1, len(w)), place(-2, len(w)), in_place=room is not None)
+            pulls.append(partial(_scaled, slope=slope))
+            continue
+        known = _SMOOTH[type(phi)]
         between = None if room is None else a if known.from_output else place(-1, len(w))
         h = known.apply(phi, a, between)
-        saved.append(h if known.from_output else a)
+        kept = h if known.from_output else a
+        pulls.append(partial(known.pull, phi, saved=kept, in_place=room is not None))
     energy = F.linear(h, weights[-1], layers[-1].bias).squeeze(1)
     g = (-weights[-1]).expand(rows, -1)
-    for i in range(len(saved) - 1, -1, -1):
-        phi, w = layers[2 * i + 1], weights[i]
-        g = _SMOOTH[type(phi)].pull(phi, g, saved[i], room is not None)
-        g = torch.mm(g, w, out=place(-1, w.shape[1]))
-    return energy, g
+    for i in range(len(pulls) - 1, -1, -1):
+        w = weights[i] if i else last
+        g = torch.mm(pulls[i](g), w, out=place(-1, w.shape[1]))
+    return energy, g if last is weights[0] else g[:, : x.shape[1]]
+
+
+def _silu(
+    a: Tensor, out: Tensor | None, spare: Tensor | None, in_place: bool
+) -> tuple[Tensor, Tensor]:
+    """``a s(a)`` and its derivative ``s + a s (1 - s)``, s the sigmoid, by a single exponential.
+
+    The derivative takes the place of a where that is allowed.
+    """
+    s = torch.sigmoid(a, out=spare)
+    h = torch.mul(a, s, out=out)
+    return h, torch.lerp(s, s.new_ones(()), h, out=a if in_place else None)
+
+
+def _scaled(g: Tensor, slope: Tensor) -> Tensor:
+    """A gradient behind an activation as one before it; the slope's memory is used up."""
+    return torch.mul(g, slope, out=slope)
