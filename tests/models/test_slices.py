@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from energyscape.families import networks
 from energyscape.families.networks import WaveMLP
 from energyscape.models import ConfinedEnergy, Energy, NetworkEnergy
 from energyscape.models.slices import score_and_slices_by_layers
@@ -147,3 +148,12 @@ def test_what_it_does_not_know_is_left_to_autograd() -> None:
         assert score_and_slices_by_layers(network, x) is None
     with torch.autocast("cpu", torch.bfloat16):
         assert score_and_slices_by_layers(_sequence(nn.SiLU(), True), x) is None
+
+
+def test_sine_and_cosine_share_their_derivatives() -> None:
+    """Gradients of both orders, by differences."""
+    angle = torch.linspace(-3, 3, 5, dtype=torch.float64, requires_grad=True)
+    both = networks._SineAndCosine.apply
+    torch.testing.assert_close(both(angle), (angle.sin(), angle.cos()))
+    assert torch.autograd.gradcheck(both, angle)
+    assert torch.autograd.gradgradcheck(both, angle)

@@ -154,6 +154,27 @@ def score_network(settings: Mapping[str, Any], event_shape: Sequence[int]) -> nn
     return MLP(event_shape, width=width or wide, depth=blocks or 3)
 
 
+class _SineAndCosine(torch.autograd.Function):
+    """Both of an angle; each is the other's derivative, so that a gradient evaluates neither again."""
+
+    @staticmethod
+    def forward(ctx: Any, angle: Tensor) -> tuple[Tensor, Tensor]:
+        sine, cosine = angle.sin(), angle.cos()
+        ctx.save_for_backward(sine, cosine)
+        return sine, cosine
+
+    @staticmethod
+    def backward(ctx: Any, from_sine: Tensor, from_cosine: Tensor) -> Tensor:
+        sine, cosine = ctx.saved_tensors
+        return torch.addcmul(from_sine * cosine, from_cosine, sine, value=-1)
+
+
+def _sine_and_cosine(angle: Tensor) -> tuple[Tensor, Tensor]:
+    if not (torch.is_grad_enabled() and angle.requires_grad):
+        return angle.sin(), angle.cos()
+    return cast(tuple[Tensor, Tensor], _SineAndCosine.apply(angle))
+
+
 class _Waves(NamedTuple):
     """``z = (x, sin(W x + b))`` with its derivatives."""
 
@@ -228,7 +249,7 @@ class WaveMLP(nn.Module):
     def lift(self, x: Tensor) -> _Waves:
         """The coordinates and waves of flat rows; see `energyscape.models.layered`."""
         angle = nn.functional.linear(x, self.frequency, self.phase)
-        return _Waves(x, angle.sin(), angle.cos(), self.frequency)
+        return _Waves(x, *_sine_and_cosine(angle), self.frequency)
 
     def forward(self, x: Tensor) -> Tensor:
         """A field, shape of x, or numbers of shape (batch,) or (batch, outputs)."""

@@ -33,8 +33,9 @@ __all__ = ["score_and_slices_by_layers"]
 
 
 class _Derivatives(NamedTuple):
-    """``phi'``, ``phi''`` and, which slices alone need, ``phi'''``."""
+    """phi, ``phi'``, ``phi''`` and, which slices alone need, ``phi'''``."""
 
+    value: Tensor
     first: Tensor
     second: Tensor
     third: Tensor | None
@@ -42,19 +43,21 @@ class _Derivatives(NamedTuple):
 
 def _silu(phi: nn.Module, a: Tensor, sliced: bool) -> _Derivatives:
     s = torch.sigmoid(a)
+    h = a * s
     q = torch.addcmul(s, s, s, value=-1)
-    first = torch.addcmul(s, a, q)
-    tilt = torch.rsub(s, 1, alpha=2)
-    tilted = a * tilt
-    third = q * torch.addcmul(tilt * (tilted + 3), a, q, value=-2) if sliced else None
-    return _Derivatives(first, tilted.add_(2).mul_(q), third)
+    third = None
+    if sliced:
+        tilt = torch.rsub(s, 1, alpha=2)
+        third = q * torch.addcmul(tilt * (a * tilt + 3), a, q, value=-2)
+    second = torch.add(a, h, alpha=-2).add_(2).mul_(q)  # q (2 + a (1 - 2 s))
+    return _Derivatives(h, torch.lerp(s, s.new_ones(()), h), second, third)
 
 
 def _tanh(phi: nn.Module, a: Tensor, sliced: bool) -> _Derivatives:
     h = torch.tanh(a)
     square = h.square()
     first = 1 - square
-    return _Derivatives(first, -2 * h * first, first * (6 * square - 2))
+    return _Derivatives(h, first, -2 * h * first, first * (6 * square - 2))
 
 
 def _softplus(phi: nn.Module, a: Tensor, sliced: bool) -> _Derivatives:
@@ -62,20 +65,20 @@ def _softplus(phi: nn.Module, a: Tensor, sliced: bool) -> _Derivatives:
     z = beta * a
     s = torch.sigmoid(z).masked_fill(z > threshold, 1.0)  # the operator is linear from there on
     q = s * (1 - s)
-    return _Derivatives(s, beta * q, beta**2 * q * (1 - 2 * s))
+    return _Derivatives(phi(a), s, beta * q, beta**2 * q * (1 - 2 * s))
 
 
 def _elu(phi: nn.Module, a: Tensor, sliced: bool) -> _Derivatives:
     bent = float(cast(Any, phi).alpha) * a.clamp(max=0).exp()
     flat = a > 0
     second = bent.masked_fill(flat, 0.0)
-    return _Derivatives(bent.masked_fill(flat, 1.0), second, second)
+    return _Derivatives(phi(a), bent.masked_fill(flat, 1.0), second, second)
 
 
 def _gelu(phi: nn.Module, a: Tensor, sliced: bool) -> _Derivatives:
     density = torch.exp(-0.5 * a.square()) / math.sqrt(2 * math.pi)
     first = 0.5 * (1 + torch.erf(a / math.sqrt(2))) + a * density
-    return _Derivatives(first, density * (2 - a.square()), density * a * (a.square() - 4))
+    return _Derivatives(phi(a), first, density * (2 - a.square()), density * a * (a.square() - 4))
 
 
 _KNOWN: dict[type[nn.Module], Callable[[nn.Module, Tensor, bool], _Derivatives]] = {
@@ -183,7 +186,7 @@ class _Slices(torch.autograd.Function):
         for phi, w, bias in zip(activations, weights, biases, strict=False):
             a = F.linear(hidden[-1], w, bias)
             bends.append(_KNOWN[type(phi)](phi, a, len(v) > 0))
-            hidden.append(phi(a))
+            hidden.append(bends[-1].value)
         g = weights[-1].expand(len(x), -1)
         backs, falls = [g], []
         for w, bend in zip(weights[-2::-1], bends[::-1], strict=True):
