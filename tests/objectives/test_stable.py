@@ -61,9 +61,9 @@ def test_a_row_alone_is_its_own_origin_to_the_last_bit():
     assert torch.equal(origin_means(x[:1], eps[:1], torch.ones(1)), x[:1])
 
 
-@pytest.mark.parametrize(("rows", "cuts"), [(131, (0, 66, 131)), (258, (0, 86, 172, 258))])
+@pytest.mark.parametrize(("rows", "cuts"), [(259, (0, 130, 259)), (516, (0, 172, 344, 516))])
 def test_large_batches_are_looked_through_in_even_parts(rows: int, cuts: tuple[int, ...]):
-    """Each part of at most 128 rows has its own origins, and none is left with a few rows."""
+    """Each part of at most 256 rows has its own origins, and none is left with a few rows."""
     rng = torch.Generator().manual_seed(2)
     x, eps = torch.randn(2, rows, 2, generator=rng)
     sigma, label = torch.ones(rows), torch.arange(rows) % 2

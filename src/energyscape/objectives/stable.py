@@ -26,8 +26,8 @@ from torch import Tensor
 
 __all__ = ["origin_means"]
 
-#: Origins that are looked through: what it costs grows as their number, what it gains does not.
-_MOST = 128
+#: Origins that are looked through. With 128 an energy learned less in as many steps (`LOG.md`).
+_MOST = 256
 
 
 @torch.no_grad()
@@ -40,7 +40,7 @@ def origin_means(
     given: Tensor | None = None,
     hidden: float = 0.0,
 ) -> Tensor:
-    """``E[x_0 | x + sigma eps, B]`` of each row, B the batch or an even part of it of at most 128 rows.
+    """``E[x_0 | x + sigma eps, B]`` of each row, B the batch or an even part of it of at most 256 rows.
 
     Parameters
     ----------
