@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 import torch
 
@@ -17,6 +19,7 @@ from energyscape.mcmc import (
     diagnostics,
     run_chains,
 )
+from energyscape.mcmc.kernel import Info, State
 from energyscape.targets import FunctionTarget, ScoreTarget
 
 
@@ -229,3 +232,32 @@ def test_a_long_run_that_cannot_be_compiled_goes_on_and_says_so(
     assert torch.equal(auto.draws, plain.draws)
     with pytest.raises(RuntimeError):
         run_chains(ULA(0.1), target, x0, 16, rng=generator(), compile=True)
+
+
+def test_a_kernel_may_say_of_some_steps_alone_that_chains_diverged() -> None:
+    """None stands for "none did", wherever in a run it stands."""
+
+    class Walk:
+        target_acceptance = None
+
+        def init(self, x, target):
+            return State(x)
+
+        def draw(self, num_steps, like, rng):
+            return Noise(torch.randn(num_steps, *like.shape, generator=rng))
+
+        def step(self, state, target, noise):
+            bad = noise[0].abs().amax(1) > 2.5
+            return State(state.x + 0.1 * noise[0]), Info(
+                None, None, bad if bool(bad.any()) else None
+            )
+
+    class Noise(NamedTuple):
+        eps: torch.Tensor
+
+    target, x0 = ScoreTarget(lambda x: -x), torch.zeros(3, 2)
+    each = run_chains(Walk(), target, x0, 64, rng=generator()).info.diverged
+    assert each.shape == (64, 3)
+    last = run_chains(Walk(), target, x0, 64, rng=generator(), keep="last").info.diverged
+    assert torch.equal(last, each.sum(0, keepdim=True))
+    assert int(each.sum()) > 0

@@ -12,6 +12,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from energyscape.autodiff import value_and_grad
 from energyscape.densities import GaussianMixture, eight_gaussians
+from energyscape.families.networks import WaveMLP
 from energyscape.models import (
     ConfinedEnergy,
     EDMPreconditioning,
@@ -236,6 +237,21 @@ def test_large_batches_of_a_perceptron_are_autograds(
     torch.testing.assert_close(found, value)
     torch.testing.assert_close(score, -grad)
     assert float(grad.abs().max()) > 0.01
+
+
+@pytest.mark.parametrize("rows", [255, 256, 3000])
+def test_narrow_layers_and_wide_features_fit_the_memory_of_parts(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers narrower than a padded product, and waves that are more than any layer has units."""
+    monkeypatch.setattr(layered, "_PART", 1 << 12)
+    x = torch.randn(rows, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
+    for net in (plain(nn.SiLU()), WaveMLP((2,), width=9, scalar=True).double()):
+        value, grad = value_and_grad(lambda z, net=net: net(z).reshape(-1), x)
+        found, score = NetworkEnergy(net).energy_and_score(x)
+        torch.testing.assert_close(found, value)
+        torch.testing.assert_close(score, -grad)
+        assert score.is_contiguous()
 
 
 def test_only_plain_perceptrons_leave_autograd() -> None:

@@ -182,7 +182,7 @@ def run_chains(
         ones no chain saw.
     compile : bool or "auto"
         Compile blocks of steps (needs a C++ compiler on the CPU): True always; "auto" only where a
-        compiler is found and the run is long enough to earn the compilation back (200,000 steps).
+        compiler is found and the run is long enough to earn the compilation back (250,000 steps).
     progress : callable, optional
         Called as ``progress(steps_done, steps_in_all)`` after each block.
 

@@ -2,7 +2,7 @@
 
 A step is a pure function of (state, target, noise), so several of them, gradients included, trace into
 one graph. Compiled blocks save the cost of dispatching small operations; on large batches the
-arithmetic dominates and little is left to save. Compiling takes 5 to 40 seconds, needs a C++ compiler
+arithmetic dominates and little is left to save. Compiling takes 10 to 70 seconds, needs a C++ compiler
 on the CPU, and changes results in the last bits. The step size is an input of the graph, so a second
 run of the same kernel, shape and target compiles nothing.
 """
@@ -30,8 +30,8 @@ __all__ = ["BlockRunner", "Walked", "block_runner", "split_noise"]
 class Walked(NamedTuple):
     """A block of steps: the state it ended in, and each step's points, log-densities and info.
 
-    `x` has shape (steps, chains, ...), `log_prob` and what `info` has (steps, chains); `diverged` is
-    there even where nothing was tested.
+    `x` has shape (steps, chains, ...), `log_prob` and what `info` has (steps, chains). Of the info,
+    `accepted` is left out and `diverged` there even where nothing was tested.
     """
 
     state: Any
@@ -44,10 +44,10 @@ BlockRunner = Callable[[Any, Any], Walked]
 """Takes a state through the noise of a block, as a kernel's `draw` gives it."""
 
 BACKEND = "inductor"
-CHUNK = 8  # steps traced into one graph: twice as many compile twice as long for a few per cent
-# Steps from which "auto" compiles: 5 to 40 s of compiling against 0.1 to 0.3 milliseconds saved a step.
-# By count alone, so that a run repeats.
-EARNS_BACK = 200_000
+CHUNK = 16  # steps traced into one graph: half as many take a fifth longer for ten chains
+# Steps from which "auto" compiles: 10 to 70 s of compiling, the first time on a machine, against 0.1 to
+# 0.3 milliseconds saved a step. By count alone, so that a run repeats.
+EARNS_BACK = 250_000
 
 
 def split_noise(noise: Any) -> list[Any]:
@@ -81,15 +81,15 @@ def _stacked(states: list[Any], infos: list[Info]) -> Walked:
         return torch.stack(known) if known else None
 
     x = torch.stack([s.x for s in states])
-    diverged = column([i.diverged for i in infos])
+    none = x.new_zeros(x.shape[1], dtype=torch.bool)
     return Walked(
         states[-1],
         x,
         column([s.log_prob for s in states]),
         Info(
             column([i.acceptance for i in infos]),
-            column([i.accepted for i in infos]),
-            x.new_zeros(x.shape[:2], dtype=torch.bool) if diverged is None else diverged,
+            None,
+            torch.stack([none if i.diverged is None else i.diverged for i in infos]),
         ),
     )
 

@@ -188,7 +188,7 @@ def _by_parts(layers: list[Any], x: Tensor) -> tuple[Tensor, Tensor]:
     """Large batches in parts that stay in the cache, all in the memory of the first."""
     with torch.no_grad():
         weights = [layer.weight for layer in layers[::2]]
-        last = _wide(weights[0], len(x))
+        last = _wide(weights[0], x)
         widest = max(len(w) for w in weights)
         count = -(-len(x) * widest // _PART)
         if count <= 1 or x.device.type != "cpu" or torch.compiler.is_compiling():
@@ -197,7 +197,8 @@ def _by_parts(layers: list[Any], x: Tensor) -> tuple[Tensor, Tensor]:
         rows = len(parts[0])
         # One block of memory: the allocator keeps a single large one from call to call, where many
         # go back to the system each time and come again page by page.
-        sizes = [*(rows * len(w) for w in weights[:-1]), rows * widest, rows * widest]
+        sizes = [rows * len(w) for w in weights[:-1]]
+        sizes += [rows * widest, rows * max(widest, last.shape[1])]
         room = x.new_empty(sum(sizes)).split(sizes)
         energy, score = x.new_empty(len(x)), torch.empty_like(x)
         at = 0
@@ -208,14 +209,15 @@ def _by_parts(layers: list[Any], x: Tensor) -> tuple[Tensor, Tensor]:
         return energy, score
 
 
-def _wide(weight: Tensor, rows: int) -> Tensor:
+def _wide(weight: Tensor, x: Tensor) -> Tensor:
     """The first layer's weight with columns of zeros, where a product with it is then faster.
 
     A gradient of many rows times a matrix of a few columns takes up to three times as long as times
     one of 16 on processors with AVX2 (`benchmarks/mcmc_speed.py`).
     """
     missing = _FEW_COLUMNS - weight.shape[1]
-    return F.pad(weight, (0, missing)) if missing > 0 and rows >= 256 else weight
+    pays = missing > 0 and len(x) >= 256 and x.device.type == "cpu"
+    return F.pad(weight, (0, missing)) if pays else weight
 
 
 def _walk(
@@ -228,7 +230,8 @@ def _walk(
     """Forwards through the layers and back.
 
     `last` is the weight of the first layer, the last one on the way back (`_wide`); `room` is flat
-    memory for each layer's pre-activation and, in the last two, for what passes between layers.
+    memory for each layer's pre-activation and, in the last two, for what passes between layers: the
+    very last holds the features too, which may be wider than any layer.
     """
     rows = len(x)
 
@@ -245,9 +248,9 @@ def _walk(
             a = torch.mm(h, w.t(), out=place(i, len(w)))
         else:
             a = torch.addmm(bias, h, w.t(), out=place(i, len(w)))
-        if type(phi) is nn.SiLU and (a.numel() >= _MANY or torch.compiler.is_compiling()):
+        if type(phi) is nn.SiLU and _pays(a):
             h, slope = _silu(a, place(-1, len(w)), place(-2, len(w)), in_place=room is not None)
-            pulls.append(partial(_scaled, slope=slope))
+            pulls.append(partial(_scaled, slope=slope, in_place=room is not None))
             continue
         known = _SMOOTH[type(phi)]
         between = None if room is None else a if known.from_output else place(-1, len(w))
@@ -259,7 +262,7 @@ def _walk(
     for i in range(len(pulls) - 1, -1, -1):
         w = weights[i] if i else last
         g = torch.mm(pulls[i](g), w, out=place(-1, w.shape[1]))
-    return energy, g if last is weights[0] else g[:, : x.shape[1]]
+    return energy, g if last is weights[0] else g[:, : x.shape[1]].contiguous()
 
 
 def _silu(
@@ -274,6 +277,12 @@ def _silu(
     return h, torch.lerp(s, s.new_ones(()), h, out=a if in_place else None)
 
 
-def _scaled(g: Tensor, slope: Tensor) -> Tensor:
-    """A gradient behind an activation as one before it; the slope's memory is used up."""
-    return torch.mul(g, slope, out=slope)
+def _pays(a: Tensor) -> bool:
+    """Whether one exponential and a few products are the faster SiLU, and as exact."""
+    exact = a.dtype in (torch.float32, torch.float64)
+    return exact and (a.numel() >= _MANY or torch.compiler.is_compiling())
+
+
+def _scaled(g: Tensor, slope: Tensor, in_place: bool) -> Tensor:
+    """A gradient behind an activation as one before it, in the slope's memory where allowed."""
+    return torch.mul(g, slope, out=slope) if in_place else g * slope

@@ -26,7 +26,7 @@ from torch import Tensor
 
 __all__ = ["origin_means"]
 
-#: Origins that are looked through. With 128 an energy learned less in as many steps (`LOG.md`).
+#: Origins that are looked through. With half as many an energy learned less in as many steps.
 _MOST = 256
 
 
@@ -68,8 +68,8 @@ def origin_means(
             [0.5000]])
     """
     given = label if given is None else given
-    pieces = -(-len(x) // _MOST)
-    if len(x) % pieces:
+    if len(x) > _MOST:
+        pieces = -(-len(x) // _MOST)
         parts = [[None] * pieces if t is None else t.tensor_split(pieces) for t in (label, given)]
         batches = zip(*(t.tensor_split(pieces) for t in (x, eps, sigma)), *parts, strict=True)
         means = [origin_means(*b[:3], label=b[3], given=b[4], hidden=hidden) for b in batches]
@@ -77,18 +77,16 @@ def origin_means(
     # In float64: the logarithms are small differences of large numbers at small levels.
     exact = x.dtype if x.device.type == "mps" else torch.float64
     with torch.autocast(x.device.type, enabled=False):
-        rows = x.reshape(pieces, len(x) // pieces, -1).to(exact)
-        rows = rows - rows.mean(1, keepdim=True)
-        level = sigma.to(exact).view(*rows.shape[:2], 1)
-        noisy = torch.addcmul(rows, level, eps.reshape(rows.shape).to(exact))
+        rows = x.flatten(1).to(exact)
+        rows = rows - rows.mean(0)
+        level = sigma.to(exact)[:, None]
+        noisy = torch.addcmul(rows, level, eps.flatten(1).to(exact))
         # log w_ij but for what is common to a row.
-        square = rows.square().sum(2)[:, None]
-        log_w = torch.baddbmm(square, noisy, rows.mT, beta=-0.5).div_(level.square())
+        log_w = torch.addmm(-0.5 * rows.square().sum(1), noisy, rows.t()).div_(level.square())
         if label is not None and given is not None:
-            own, seen = label.view(pieces, 1, -1), given.view(pieces, -1, 1)
-            told = seen >= 0
-            log_w.masked_fill_(told & (seen != own), -torch.inf)
+            told = given[:, None] >= 0
+            log_w.masked_fill_(told & (given[:, None] != label), -torch.inf)
             weight = log_w.new_tensor(hidden).log()
-            log_w += torch.where(told | (own < 0), log_w.new_zeros(()), weight)
+            log_w += torch.where(told | (label < 0), log_w.new_zeros(()), weight)
         # Added to the row as a difference: a row alone is its own origin to the last bit.
-        return x + (log_w.softmax(2) @ rows - rows).view(x.shape).to(x.dtype)
+        return x + (log_w.softmax(1) @ rows - rows).view(x.shape).to(x.dtype)
