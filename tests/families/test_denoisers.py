@@ -207,6 +207,8 @@ def test_hidden_labels():
 
 def test_levels_are_a_number_or_a_ladder():
     """A ladder given is the ladder walked and trained; words of the command line are read."""
+    assert NCSN(levels="4", **QUICK).fit(X).facts_["levels"] == 4
+    assert NCSN(levels="9, 0.5", **QUICK).fit(X).levels_ == pytest.approx([9.0, 0.5])
     model = NCSN(levels=[9.0, 3.0, 1.0, 0.5], **QUICK).fit(X)
     assert np.allclose(model.levels_, [9.0, 3.0, 1.0, 0.5])
     objective = model._compose(model.model_, model.facts_).objective

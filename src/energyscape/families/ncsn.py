@@ -158,7 +158,7 @@ class NCSN(DenoiserEstimator):
         settings = self.get_params()
         scale = facts["sigma_data"]
         widest = float(largest_pairwise_distance(x))
-        count, classic = settings["levels"], settings["setup"] == "classic"
+        count, classic = _read_levels(settings["levels"]), settings["setup"] == "classic"
         flat = x.flatten(1)
         spread = float((flat.amax(0) - flat.amin(0)).max()) if classic else widest
         largest = settings["sigma_max"] or spread
