@@ -73,21 +73,22 @@ def _walk(
     return states, infos
 
 
+def _column(found: list[Tensor | None], join: Callable[[list[Tensor]], Tensor]) -> Tensor | None:
+    """Those of several steps or blocks that are known, as one tensor; None where none is."""
+    known = [f for f in found if f is not None]
+    return join(known) if known else None
+
+
 def _stacked(states: list[Any], infos: list[Info]) -> Walked:
     """What a walk went through, in few tensors."""
-
-    def column(found: list[Tensor | None]) -> Tensor | None:
-        known = [f for f in found if f is not None]
-        return torch.stack(known) if known else None
-
     x = torch.stack([s.x for s in states])
     none = x.new_zeros(x.shape[1], dtype=torch.bool)
     return Walked(
         states[-1],
         x,
-        column([s.log_prob for s in states]),
+        _column([s.log_prob for s in states], torch.stack),
         Info(
-            column([i.acceptance for i in infos]),
+            _column([i.acceptance for i in infos], torch.stack),
             None,
             torch.stack([none if i.diverged is None else i.diverged for i in infos]),
         ),
@@ -214,14 +215,9 @@ def _steps_of(noise: Any) -> int:
 
 def _joined(parts: list[Walked]) -> Walked:
     """Blocks that follow one another as one."""
-
-    def column(found: list[Tensor | None]) -> Tensor | None:
-        known = [f for f in found if f is not None]
-        return torch.cat(known) if known else None
-
     return Walked(
         parts[-1].state,
         torch.cat([p.x for p in parts]),
-        column([p.log_prob for p in parts]),
-        Info(*(column([p.info[k] for p in parts]) for k in range(3))),
+        _column([p.log_prob for p in parts], torch.cat),
+        Info(*(_column([p.info[k] for p in parts], torch.cat) for k in range(3))),
     )

@@ -213,7 +213,7 @@ def _wide(weight: Tensor, x: Tensor) -> Tensor:
     """The first layer's weight with columns of zeros, where a product with it is then faster.
 
     A gradient of many rows times a matrix of a few columns takes up to three times as long as times
-    one of 16 on processors with AVX2 (`benchmarks/mcmc_speed.py`).
+    one of 16 on processors with AVX2 (`LOG.md`, 2026-11-28).
     """
     missing = _FEW_COLUMNS - weight.shape[1]
     pays = missing > 0 and len(x) >= 256 and x.device.type == "cpu"
