@@ -53,6 +53,22 @@ def test_the_mean_of_possible_origins(shape, far):
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=2e-4)
 
 
+@pytest.mark.parametrize("columns", [1, 2, 15, 16, 64])
+@pytest.mark.parametrize("low", [0.05, 0.5])
+def test_levels_at_which_float32_is_exact_enough(columns, low):
+    """The fused kernel, under autocast too; near duplicates, of which a level reaches two or three."""
+    rng = torch.Generator().manual_seed(6)
+    x = torch.randn(20, columns, generator=rng).repeat(2, 1)
+    x = 7 + x / columns**0.5 + low * torch.randn(40, columns, generator=rng)
+    eps = torch.randn(40, columns, generator=rng)
+    sigma = torch.linspace(low, 2 * low, 40)
+    expected = slow(x.double(), eps.double(), sigma.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = origin_means(x, eps, sigma)
+    assert found.dtype == torch.float32
+    assert float((found - expected).abs().max()) < 1e-3 * low
+
+
 def test_a_row_alone_is_its_own_origin_to_the_last_bit():
     """Far below the distances, and in a batch of one."""
     rng = torch.Generator().manual_seed(1)

@@ -77,6 +77,8 @@ class Objective(Protocol):
 
     `needs_double_backward` says that the loss contains a derivative of the network and is
     differentiated again: such a loss is never compiled, and is not left to data-parallel hooks.
+    Validation calls an objective under ``torch.no_grad()``: one that differentiates the network turns
+    gradients on where it does, and keeps their graph only where they were on.
     """
 
     @property

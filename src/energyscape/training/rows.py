@@ -55,7 +55,7 @@ class TensorRows:
         self, indices: Tensor, step: int, rng: torch.Generator
     ) -> tuple[Tensor, Tensor | None]:
         """The rows as they are."""
-        return self.x[indices], None if self.label is None else self.label[indices]
+        return self.x.index_select(0, indices), None if self.label is None else self.label[indices]
 
 
 class PictureRows:
@@ -93,7 +93,7 @@ class PictureRows:
         self, indices: Tensor, step: int, rng: torch.Generator
     ) -> tuple[Tensor, Tensor | None]:
         """The pictures on [-1, 1] with fresh uniform noise inside each grey level."""
-        v = self.pictures[indices].long()
+        v = self.pictures.index_select(0, indices).long()
         u = torch.rand(v.shape, generator=rng, dtype=self.low.dtype, device=v.device)
         x = torch.addcmul(self.low[v], self.width[v], u)
         return x, None if self.label is None else self.label[indices]
@@ -148,7 +148,7 @@ class EncodedRows:
             x = self.encode(np.random.default_rng([self.seed, version]))
             self._x = torch.as_tensor(x, dtype=self.dtype, device=self.device)
             self._version = version
-        return self._x[indices], None if self.label is None else self.label[indices]
+        return self._x.index_select(0, indices), None if self.label is None else self.label[indices]
 
 
 class PermutationStream:

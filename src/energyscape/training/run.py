@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from energyscape.nn import EMA
 from energyscape.training import checkpoint
+from energyscape.training.optimizer import FusedAdamW
 from energyscape.training.plan import Plan, TrainConfig
 from energyscape.training.processes import Processes
 from energyscape.training.rollback import LIMIT, TIMES, Snapshots
@@ -73,12 +74,12 @@ class Run:
         self.processes.broadcast([*model.parameters(), *model.buffers()])
         self.parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
         self.fused = self.device.type in ("cpu", "cuda")
-        self.optimizer = torch.optim.AdamW(
+        kind = FusedAdamW if self.fused else torch.optim.AdamW
+        self.optimizer: torch.optim.AdamW = kind(
             self.parameters,
             lr=config.learning_rate,
             betas=config.betas,
             weight_decay=config.weight_decay,
-            fused=self.fused,
         )
         self.ema = EMA(model, config.ema_decay)
         self.plan = Plan(config.max_steps if config.time_limit is None else _ENDLESS)
@@ -291,9 +292,8 @@ class Run:
         assert self.validation is not None
         rng = torch.Generator(self.device).manual_seed(self.config.seed)
         n = min(len(self.validation), _VALIDATION_ROWS)
-        double = getattr(self.validation_objective, "needs_double_backward", False)
         total = 0.0
-        with self.ema.applied(), _evaluating(self.model), torch.set_grad_enabled(double):
+        with self.ema.applied(), _evaluating(self.model), torch.no_grad():
             for first in range(0, n, 512):
                 indices = torch.arange(first, min(first + 512, n), device=self.device)
                 x, label = self.validation.batch(indices, 0, rng)
