@@ -77,6 +77,10 @@ def test_a_row_alone_is_its_own_origin_to_the_last_bit():
     assert torch.equal(origin_means(x[:1], eps[:1], torch.ones(1)), x[:1])
 
 
+def test_a_batch_of_no_rows_has_no_origins():
+    assert origin_means(torch.empty(0, 3), torch.empty(0, 3), torch.empty(0)).shape == (0, 3)
+
+
 @pytest.mark.parametrize(("rows", "cuts"), [(259, (0, 130, 259)), (516, (0, 172, 344, 516))])
 def test_large_batches_are_looked_through_in_even_parts(rows: int, cuts: tuple[int, ...]):
     """Each part of at most 256 rows has its own origins, and none is left with a few rows."""

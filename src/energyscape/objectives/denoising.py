@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from energyscape.models import Denoiser, Energy, Preconditioning, per_row
 from energyscape.objectives.base import Aux, LossOutput, conditioned, kink, model_score
-from energyscape.objectives.stable import origin_means
+from energyscape.objectives.stable import origin_moves
 
 __all__ = [
     "DenoisingLoss",
@@ -205,9 +205,9 @@ class DenoisingLoss:
         x0_hat, eps = _restored(_denoiser(model), x, sigma.to(x.dtype), rng, given)
         error = _per_coordinate(x0_hat - x)
         if self.stable:
-            mean = origin_means(x, eps, sigma, label=label, given=given, hidden=self.label_dropout)
+            move = origin_moves(x, eps, sigma, label=label, given=given, hidden=self.label_dropout)
             # ||D - t||^2 + ||t - x_0||^2 has the mean of ||D - x_0||^2 over a batch.
-            error = _per_coordinate(x0_hat - mean) + _per_coordinate(mean - x)
+            error = _per_coordinate(x0_hat - (x + move)) + _per_coordinate(move)
         return LossOutput(weight * error, aux, {"denoising_error": error.detach().mean()})
 
 
@@ -346,7 +346,7 @@ class DenoisingScoreMatching:
         )
         target = eps / self.sigma
         if self.stable:
-            moved = origin_means(x, eps, x.new_full((count,), self.sigma), label=label) - x
+            moved = origin_moves(x, eps, x.new_full((count,), self.sigma), label=label)
             moved = moved / self.sigma**2
             target, apart = target - moved, moved.square().flatten(1).sum(1)
         residual = score.to(x.dtype) + target

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["origin_means"]
+__all__ = ["origin_means", "origin_moves"]
 
 #: Origins that are looked through. With half as many an energy learned less in as many steps.
 _MOST = 256
@@ -76,18 +76,32 @@ def origin_means(
     tensor([[0.0000],
             [0.5000]])
     """
+    return x + origin_moves(x, eps, sigma, label=label, given=given, hidden=hidden)
+
+
+@torch.no_grad()
+def origin_moves(
+    x: Tensor,
+    eps: Tensor,
+    sigma: Tensor,
+    *,
+    label: Tensor | None = None,
+    given: Tensor | None = None,
+    hidden: float = 0.0,
+) -> Tensor:
+    """``E[x_0 | x + sigma eps, B] - x`` of each row, as in `origin_means`; 0 where no other is near."""
     given = label if given is None else given
     if len(x) > _MOST:
         pieces = -(-len(x) // _MOST)
         parts = [[None] * pieces if t is None else t.tensor_split(pieces) for t in (label, given)]
         batches = zip(*(t.tensor_split(pieces) for t in (x, eps, sigma)), *parts, strict=True)
-        means = [origin_means(*b[:3], label=b[3], given=b[4], hidden=hidden) for b in batches]
-        return torch.cat(means)
+        moves = [origin_moves(*b[:3], label=b[3], given=b[4], hidden=hidden) for b in batches]
+        return torch.cat(moves)
     if label is None and x.device.type == "cpu" and x.dtype == torch.float32:
         with torch.autocast(x.device.type, enabled=False):
             near = _near(x.flatten(1), eps.flatten(1), sigma)
         if near is not None:
-            return x + near.view(x.shape)
+            return near.view(x.shape)
     # In float64: the logarithms are small differences of large numbers at small levels.
     exact = x.dtype if x.device.type == "mps" else torch.float64
     with torch.autocast(x.device.type, enabled=False):
@@ -102,8 +116,8 @@ def origin_means(
             log_w.masked_fill_(told & (given[:, None] != label), -torch.inf)
             weight = log_w.new_tensor(hidden).log()
             log_w += torch.where(told | (label < 0), log_w.new_zeros(()), weight)
-        # Added to the row as a difference: a row alone is its own origin to the last bit.
-        return x + (log_w.softmax(1) @ rows - rows).view(x.shape).to(x.dtype)
+        # As a difference: a row alone is its own origin to the last bit.
+        return (log_w.softmax(1) @ rows - rows).view(x.shape).to(x.dtype)
 
 
 def _near(rows: Tensor, noise: Tensor, sigma: Tensor) -> Tensor | None:
@@ -113,10 +127,11 @@ def _near(rows: Tensor, noise: Tensor, sigma: Tensor) -> Tensor | None:
     attention with one column more than the rows have, whose fused kernel keeps no table of weights.
     """
     columns = rows.shape[1]
-    if columns > _NARROW:
+    if columns > _NARROW or rows.numel() == 0:
         return None
     rows = rows - rows.mean(0)
-    if not float(rows.abs().max()) * math.sqrt(columns) <= _NEAR * float(sigma.min()):
+    farthest = float(torch.linalg.vector_norm(rows, math.inf)) * math.sqrt(columns)
+    if not farthest <= _NEAR * float(sigma.min()):
         return None
     level = sigma[:, None].to(rows.dtype)
     inverse = level.square().reciprocal()
