@@ -134,14 +134,14 @@ def test_what_is_left_open_follows_the_objective_and_the_dimension():
     assert EBM(objective="exact", noise_level=0.0)._noise(shape) == 0.0
     assert EBM()._noise(shape) == 0.02
     assert EBM()._noise({"scale": 2.0, "event_shape": [1, 8, 8]}) == 0.2
-    assert EBM()._contrastive(shape, 2).buffer_size == 256
-    assert EBM()._contrastive(shape, 2).restart_fraction == 0.01
-    assert EBM(batch_size=1000)._contrastive(shape, 2).buffer_size == 1000
-    assert EBM(restart_fraction=0.2)._contrastive(shape, 2).restart_fraction == 0.2
-    assert EBM()._contrastive(shape | {"event_shape": [64]}, 64).buffer_size == 256
+    assert EBM()._lesson(shape)._contrastive(2).buffer_size == 256
+    assert EBM()._lesson(shape)._contrastive(2).restart_fraction == 0.01
+    assert EBM(batch_size=1000)._lesson(shape)._contrastive(2).buffer_size == 1000
+    assert EBM(restart_fraction=0.2)._lesson(shape)._contrastive(2).restart_fraction == 0.2
+    assert EBM()._lesson(shape | {"event_shape": [64]})._contrastive(64).buffer_size == 256
     pictures = shape | {"event_shape": [1, 8, 8]}
-    assert EBM()._contrastive(pictures, 64).buffer_size == 4096
-    assert EBM()._contrastive(pictures, 64).restart_fraction == 0.05
+    assert EBM()._lesson(pictures)._contrastive(64).buffer_size == 4096
+    assert EBM()._lesson(pictures)._contrastive(64).restart_fraction == 0.05
 
 
 @pytest.mark.parametrize("sampler", choices(EBM, "sampler"))

@@ -25,22 +25,21 @@ Gutmann and Hyvarinen 2012, 2006.12204.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from energyscape.families import settings as s
 from energyscape.families.energies import network_energy
 from energyscape.families.family import Composition
-from energyscape.families.labels import LABEL_DROPOUT, HiddenLabels
+from energyscape.families.labels import LABEL_DROPOUT
 from energyscape.families.ladder import LadderEnergy, ladder
+from energyscape.families.lessons import CHAINS, SCORES, SMALL, Lesson, ratios
 from energyscape.families.levelled import LevelledEstimator
 from energyscape.families.levels import EnergyDenoising, LevelEnergy
 from energyscape.families.networks import (
@@ -50,50 +49,18 @@ from energyscape.families.networks import (
     level_energy_network,
     ratio_network,
 )
-from energyscape.families.tilting import covering_mixture, empty_reference, fitted_reference
+from energyscape.families.tilting import empty_reference, fitted_reference
 from energyscape.families.typical import ORDINARY, Typical
-from energyscape.families.walks import JUMPS, gradients_per_move, walker
-from energyscape.families.watching import Watched, by_parts
-from energyscape.mcmc import anneal
+from energyscape.families.walks import JUMPS
 from energyscape.models import Energy, PreconditionedEnergy, TiltedEnergy
 from energyscape.nn import spectrally_normalised
-from energyscape.objectives import (
-    Contrastive,
-    DenoisingLoss,
-    DenoisingScoreMatching,
-    ExactScoreMatching,
-    FallingNoise,
-    ImprovedStep,
-    NoiseContrastive,
-    Objective,
-    Perturbed,
-    RatioContrastive,
-    SlicedScoreMatching,
-    edm_weight,
-    fit_gaussian,
-)
-from energyscape.targets import Target
+from energyscape.objectives import DenoisingLoss, edm_weight
 
 __all__ = ["EBM"]
 
-#: Slots of persistent chains, and the share of them that restarts at every step, of tables. A slot is
-#: moved once in (slots / batch) steps and lags behind the energy in between, and a chain just restarted
-#: is no draw of the model: 25 Gaussians after 1,000 steps, batches of 256, went from 0.112 nats (4,096
-#: and 0.05) to 0.068 (1,024), 0.049 (256) and 0.028 (256 and 0.01).
-_FEW_CHAINS, _SELDOM = 256, 0.01
-_MANY_CHAINS, _OFTEN = 4096, 0.05  # of pictures
 #: What only chains in training read.
-_OF_CHAINS = ("sampler", "chain_steps", "step_size", "restart_fraction", "regulariser")
-_CHAINS = ("persistent", "cd", "short-run", "improved-cd")
-_SCORES = ("denoising", "sliced", "exact")
-#: Share of the rows that are told without their class: scores and log Z are of all classes together.
-_HIDDEN = 0.5
-_WITHOUT_CLASSES = ("improved-cd", "ratio", *_SCORES)
-#: Noise that score matching starts with, in units of the data scale. In 400 steps, KL with constant
-#: noise and with falling: 25 Gaussians 3.5 and 0.6, pinwheel 0.43 and 0.16, two moons 0.40 and 0.07.
-_WIDE = 1.0
-#: Noise that it ends with.
-_SMALL = 0.05
+_OFCHAINS = ("sampler", "chain_steps", "step_size", "restart_fraction", "regulariser")
+_WITHOUT_CLASSES = ("improved-cd", "ratio", *SCORES)
 #: Level of a picture's density, in units of the data scale.
 _BLUR = 0.1
 
@@ -210,16 +177,16 @@ class EBM(LevelledEstimator):
 
     def _after_training(self, x: Tensor, aux: dict[str, Tensor] | None) -> dict[str, np.ndarray]:
         settings, name = self.get_params(), self._objective(self.facts_)
-        if name not in _CHAINS:
+        if name not in CHAINS:
             known = {setting.name: setting.default for setting in s.settings_of(EBM)}
-            idle = [k for k in _OF_CHAINS if settings[k] != known[k]]
+            idle = [k for k in _OFCHAINS if settings[k] != known[k]]
             if idle:
                 self._note(
                     f"{', '.join(idle)} had no effect: objective={name} trains without chains"
                 )
         first = settings["first_noise_level"]
-        if first is not None and name not in _SCORES:
-            self._note(f"first_noise_level had no effect: it is for {', '.join(_SCORES)}")
+        if first is not None and name not in SCORES:
+            self._note(f"first_noise_level had no effect: it is for {', '.join(SCORES)}")
         elif first and not first > self._noise_level() > 0:
             self._note(
                 "first_noise_level had no effect: noise falls from it to a noise_level below it"
@@ -280,7 +247,7 @@ class EBM(LevelledEstimator):
         level: float | None = self.get_params()["noise_level"]
         if level is None:
             name = self._objective(facts)
-            level = _BLUR if name == "levels" else _SMALL if name in _SCORES else 0.02
+            level = _BLUR if name == "levels" else SMALL if name in SCORES else 0.02
         return float(level * facts["scale"])
 
     def _noise_level(self) -> float:
@@ -325,8 +292,6 @@ class EBM(LevelledEstimator):
         return ladder(low, 4.0 * facts["scale"], math.prod(facts["event_shape"]))
 
     def _compose(self, model: nn.Module, facts: Mapping[str, Any]) -> Composition:
-        noise = self._noise(facts)
-        dim = math.prod(facts["event_shape"])
         name = self._objective(facts)
         if name == "levels":
             hidden = LABEL_DROPOUT if "classes" in facts else 0.0
@@ -334,47 +299,12 @@ class EBM(LevelledEstimator):
             return Composition(
                 model, EnergyDenoising(replace(loss, stable=True)), EnergyDenoising(loss)
             )
-        if name in _CHAINS:
-            watched = Watched(self._contrastive(facts, dim), dim)
-            objective: Objective = self._hiding(watched, facts)
-        elif name == "nce":
-            density = None if "components" in facts else covering_mixture(self._rows(), noise)
-            objective = self._hiding(NoiseContrastive(density, nu=2), facts)
-            return Composition(model, Perturbed(objective, noise))
-        elif name == "ratio":
-            return Composition(model, self._ratios(facts))
-        elif name == "denoising":
-            if noise == 0:
-                raise ValueError(
-                    "objective='denoising' needs noise_level > 0: it is what is undone"
-                )
+        if name == "ratio":
+            return Composition(model, ratios(self._levels(facts), self._rows()))
+        return Composition(model, *self._lesson(facts).taught(self._rows))
 
-            def denoising(sigma: float) -> Objective:
-                # Where 1/sigma is large two opposite noises are worth what they cost.
-                pairs = sigma < _SMALL * facts["scale"]
-                return DenoisingScoreMatching(sigma, antithetic=pairs, stable=not pairs)
-
-            plain = DenoisingScoreMatching(noise)
-            return Composition(model, self._falling(denoising, noise, facts), plain)
-        else:
-            by = ExactScoreMatching() if name == "exact" else SlicedScoreMatching()
-            return Composition(model, self._falling(partial(Perturbed, by), noise, facts))
-        return Composition(model, Perturbed(objective, noise), by_parts(dim, noise))
-
-    def _falling(
-        self, make: Callable[[float], Objective], noise: float, facts: Mapping[str, Any]
-    ) -> Objective:
-        """Score matching at a noise that falls to this level, in data units."""
-        first = self.get_params()["first_noise_level"]
-        wide = float((_WIDE if first is None else first) * facts["scale"])
-        return make(noise) if noise == 0 or wide <= noise else FallingNoise(make, wide, noise)
-
-    @staticmethod
-    def _hiding(objective: Objective, facts: Mapping[str, Any]) -> Objective:
-        """The objective on rows some of whose classes are hidden, as a class of their own."""
-        if "classes" not in facts:
-            return objective
-        return HiddenLabels(objective, _HIDDEN, len(facts["classes"]))
+    def _lesson(self, facts: Mapping[str, Any]) -> Lesson:
+        return Lesson(self._objective(facts), self.get_params(), facts, self._noise(facts))
 
     def _habits(self) -> Mapping[str, Any]:
         settings, name = self.get_params(), self._objective(self.facts_)
@@ -384,7 +314,7 @@ class EBM(LevelledEstimator):
             "learning_rate": settings["learning_rate"]
             or (2e-3 if levels else 1e-3 if "components" in self.facts_ else 4e-3),
         }
-        if name not in _CHAINS:
+        if name not in CHAINS:
             return habits
         # Chains lag behind the energy, and momentum makes the two swing around one another: without
         # it, and with a slow start, eight Gaussians after 1,500 steps (one seed) went from a
@@ -396,50 +326,6 @@ class EBM(LevelledEstimator):
             habits["keep"] = "last"
         return habits
 
-    def _chain_moves(self, facts: Mapping[str, Any]) -> int:
-        """Moves of a chain at each step of training."""
-        settings = self.get_params()
-        usual = 50 if self._objective(facts) == "short-run" else 10
-        gradients = int(settings["chain_steps"] or usual)
-        return max(1, gradients // gradients_per_move(settings["sampler"]))
-
     def _short_run(self) -> int | None:
-        facts = self.facts_
-        return self._chain_moves(facts) if self._objective(facts) == "short-run" else None
-
-    def _contrastive(self, facts: Mapping[str, Any], dim: int) -> Contrastive:
-        """Chains on the model as negatives."""
-        settings = self.get_params()
-        name, sampler, scale = self._objective(facts), settings["sampler"], facts["scale"]
-        kernel = walker(sampler, scale, dim, settings["step_size"])
-        moves = self._chain_moves(facts)
-
-        def chains(
-            target: Target, start: Tensor, rng: torch.Generator
-        ) -> tuple[Tensor, dict[str, Tensor | float]]:
-            # The weights stand still meanwhile: normalised once, not at every step.
-            with parametrize.cached():
-                walked = anneal(start, [target], kernel, moves, rng=rng)
-            acceptance = walked.levels[0].acceptance
-            return walked.x, {} if acceptance is None else {"acceptance": acceptance.mean()}
-
-        pictures = len(facts["event_shape"]) == 3
-        slots, restart = (_MANY_CHAINS, _OFTEN) if pictures else (_FEW_CHAINS, _SELDOM)
-        if settings["restart_fraction"] is not None:
-            restart = settings["restart_fraction"]
-        improved = ImprovedStep(1e-3 * scale**2) if name == "improved-cd" else None
-        start: Any = {"persistent": "persistent", "short-run": "noise"}.get(name, "data")
-        return Contrastive(
-            chains,
-            start=start,
-            buffer_size=max(slots, settings["batch_size"] or 0),
-            restart_fraction=restart,
-            regulariser=settings["regulariser"],
-            improved=improved,
-        )
-
-    def _ratios(self, facts: Mapping[str, Any]) -> RatioContrastive:
-        levels, x = self._levels(facts), self._rows()
-        rng = torch.Generator().manual_seed(0)
-        x = x + levels[-1] * torch.randn(x.shape, generator=rng, dtype=x.dtype)
-        return RatioContrastive(levels, fit_gaussian(x))
+        lesson = self._lesson(self.facts_)
+        return lesson.moves if lesson.name == "short-run" else None
