@@ -90,7 +90,7 @@ def bits_per_dim(model: DDPM, pictures: np.ndarray, seed: int) -> tuple[float, f
     rng = torch.Generator().manual_seed(seed)
     found = bound_by_step(
         model.chain_, model.model_, torch.from_numpy(encoded.x), rng, most=250,
-        variance=model._variance,
+        variance=model._variance, clip=model._clip(None),
     )  # fmt: skip
     unit = math.log(2) * pictures[0].size
     decoder = found.decoder - torch.from_numpy(encoded.log_abs_det)

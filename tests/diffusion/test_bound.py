@@ -117,6 +117,45 @@ def test_a_few_steps_stand_for_all_without_bias():
         bound_by_step(chain, _gaussian(), x0, rng, most=0)
 
 
+def test_the_last_steps_of_a_cosine_chain_are_not_missed():
+    """An error d of the noise that is the same at every step costs (sigma_i^2/sigma_{i-1}^2 - 1) d^2/2
+    at step i: nearly all of it at the last one, where beta is 0.999."""
+    chain, d = Chain.cosine(), 0.1
+    wrong = FunctionDenoiser(lambda x, sigma: torch.zeros_like(x) + d * per_row(sigma, x))
+    s2 = chain.sigmas.square()
+    closed = 0.5 * d**2 * (s2[1:] / s2[:-1] - 1)
+    x0, rng = torch.zeros(50, 1, dtype=F64), torch.Generator().manual_seed(0)
+    every = bound_by_step(chain, wrong, x0, rng, most=999)
+    torch.testing.assert_close(every.per_step[0], closed, rtol=1e-8, atol=0.0)
+    assert float(closed[-1]) > 0.9 * float(closed.sum())
+    for most, within in ((5, 0.2), (20, 0.05), (120, 0.02)):
+        few = bound_by_step(chain, wrong, x0, rng, most=most).transitions
+        assert float(few.mean()) == pytest.approx(float(closed.sum()), rel=within)
+    drawn = variational_bound(chain, wrong, x0, rng, num_steps=50).transitions
+    error = float(drawn.std()) / math.sqrt(50)
+    assert error < 0.1 * float(closed.sum())
+    assert abs(float(drawn.mean() - closed.sum())) < 4 * error  # false failure: 1e-4
+
+
+def test_a_clip_that_holds_the_rows_only_lowers_the_terms():
+    """Term by term and with the same noise, since each estimate comes nearer to the row."""
+    chain = Chain.cosine(60)
+    wild = FunctionDenoiser(lambda x, sigma: x / (1 + sigma**2) + 3 * torch.sin(5 * x))
+    x0 = 2 * torch.rand(20, 4, generator=torch.Generator().manual_seed(1), dtype=F64) - 1
+
+    def both(clip):
+        rng = torch.Generator().manual_seed(2)
+        return variational_bound(chain, wild, x0, rng, clip=clip)
+
+    free, held = both(None), both(1.0)
+    assert bool((held.per_step <= free.per_step).all())
+    assert bool((held.decoder <= free.decoder).all())
+    assert float(held.value.mean()) < 0.5 * float(free.value.mean())
+    rng = torch.Generator().manual_seed(3)
+    forward, telescoped = path_log_ratio(chain, wild, x0, rng, clip=1.0)
+    torch.testing.assert_close(forward, telescoped)
+
+
 def test_the_gap_shrinks_with_more_steps():
     gaps = [_gap(Chain.linear(n), STD) for n in (50, 100, 200, 400, 800)]
     assert all(a > 1.5 * b > 0 for a, b in itertools.pairwise(gaps))

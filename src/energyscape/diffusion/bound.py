@@ -16,12 +16,13 @@ open at both edges (eq. 13). All arithmetic but the network's is float64.
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from energyscape.diffusion.chain import Chain, Reverse, Variance
+from energyscape.diffusion.samplers import Clip
 
 __all__ = [
     "Bound",
@@ -123,11 +124,12 @@ def transition_kl(
     *,
     label: Tensor | None = None,
     variance: Variance | None = None,
+    clip: Clip | None = None,
 ) -> Tensor:
     """L_i of each row at one noise draw, for steps i >= 1, shape (batch,)."""
     x_t = chain.noise(x0, i, eps)
     mean, var = chain.posterior(x0, x_t, i)
-    reverse = chain.reverse(model, x_t, i, label=label, variance=variance)
+    reverse = chain.reverse(model, x_t, i, label=label, variance=variance, clip=clip)
     return gaussian_kl(mean, var.log(), reverse)
 
 
@@ -135,11 +137,14 @@ def step_probabilities(chain: Chain) -> Tensor:
     """A proposal for sampling L_1 .. L_{N-1}, shape (N - 1,).
 
     Under the exact denoiser of unit Gaussian data, ``L_i`` is proportional to
-    ``(sigma_i^2/sigma_{i-1}^2 - 1) / (1 + sigma_i^2)``; a tenth is spread evenly for safety.
+    ``(sigma_i^2/sigma_{i-1}^2 - 1) / (1 + sigma_i^2)``. What an error of the noise that is the same at
+    every step adds is proportional to ``sigma_i^2/sigma_{i-1}^2 - 1``, which where betas are near 1 is
+    far more. The first has seven tenths, the second two, and one is spread evenly for safety.
     """
     s2 = chain.sigmas.square()
-    size = (s2[1:] / s2[:-1] - 1) / (1 + s2[1:])
-    return 0.9 * size / size.sum() + 0.1 / len(size)
+    growth = s2[1:] / s2[:-1] - 1
+    size = growth / (1 + s2[1:])
+    return 0.7 * size / size.sum() + 0.2 * growth / growth.sum() + 0.1 / len(size)
 
 
 @torch.no_grad()
@@ -156,6 +161,7 @@ def variational_bound(
     decoder_draws: int = 4,
     label: Tensor | None = None,
     variance: Variance | None = None,
+    clip: Clip | None = None,
 ) -> Bound:
     """The negative evidence lower bound of each row, ``-log p(x_0) <= value``.
 
@@ -175,8 +181,9 @@ def variational_bound(
         Grey levels, evenly over [-1, 1], of the discretised decoder.
     decoder_draws : int
         Draws of x_1 that L_0 is averaged over, at least 2, for its standard error.
-    label, variance
-        As in `Chain.reverse`.
+    label, variance, clip
+        As in `Chain.reverse`: the bound is that of the chain which draws with them. Rows that lie
+        within the clip only gain by it, since each estimate of x_0 comes nearer to x_0.
 
     Returns
     -------
@@ -203,19 +210,17 @@ def variational_bound(
     def draw() -> Tensor:
         return torch.randn(x0.shape, generator=rng, dtype=torch.float64, device=x0.device)
 
+    settings: dict[str, Any] = {"label": label, "variance": variance, "clip": clip}
     first = []
     for _ in range(decoder_draws):
-        x_1 = chain.noise(x0, 0, draw())
-        first.append(
-            _decode(x0, chain.reverse(model, x_1, 0, label=label, variance=variance), decoder, bins)
-        )
+        reverse = chain.reverse(model, chain.noise(x0, 0, draw()), 0, **settings)
+        first.append(_decode(x0, reverse, decoder, bins))
     decoded = torch.stack(first, 1)
     error2 = decoded.var(1) / decoder_draws
     steps = range(1, chain.num_steps)
     per_step: Tensor | None = None
-    settings = {"label": label, "variance": variance}
     if num_steps is None or len(steps) == 0:
-        terms = [transition_kl(chain, model, x0, i, draw(), **settings) for i in steps]  # type: ignore[arg-type]
+        terms = [transition_kl(chain, model, x0, i, draw(), **settings) for i in steps]
         per_step = torch.stack(terms, 1) if terms else x0.new_zeros(len(x0), 0)
         transitions = per_step.sum(1)
         if len(terms) > 1:
@@ -228,7 +233,7 @@ def variational_bound(
         estimates = []
         for _ in range(num_steps):
             i = torch.multinomial(p, len(x0), replacement=True, generator=rng)
-            kl = transition_kl(chain, model, x0, i + 1, draw(), **settings)  # type: ignore[arg-type]
+            kl = transition_kl(chain, model, x0, i + 1, draw(), **settings)
             estimates.append(kl / p[i])
         sampled = torch.stack(estimates, 1)
         transitions = sampled.mean(1)
@@ -266,15 +271,18 @@ def bound_by_step(
     most: int = 120,
     label: Tensor | None = None,
     variance: Variance | None = None,
+    clip: Clip | None = None,
 ) -> BoundByStep:
     """The terms of the bound along the chain, where evaluating every step takes too long.
 
-    The steps are cut into at most `most` runs of neighbours, even in the logarithm of the index, and
-    one is drawn from each: terms change fast near the data and slowly far from them.
+    The steps are cut into at most `most` runs of neighbours and one is drawn from each. Terms change
+    fast near the data and near the other end, where a chain's betas may rise to 1, and slowly in
+    between: runs are even in the logarithm of the index, but for a tenth of them, which are so in that
+    of the distance from the end.
 
     Parameters
     ----------
-    chain, model, x0, rng, label, variance
+    chain, model, x0, rng, label, variance, clip
         As for `variational_bound`, with its Gaussian decoder.
     most : int
         The most steps to evaluate.
@@ -293,22 +301,23 @@ def bound_by_step(
         raise ValueError(f"most must be at least 1, got {most}")
     x0 = x0.to(torch.float64)
     n = chain.num_steps
-    edges = (
-        torch.linspace(0, math.log(n), most + 1, dtype=torch.float64).exp().round().long().unique()
-    )
+    late = max(most // 10, min(1, most - 1))
+    ahead = torch.linspace(0, math.log(n), most - late + 1, dtype=torch.float64).exp()
+    behind = n - torch.linspace(0, math.log(n / 2), late, dtype=torch.float64).exp()
+    edges = torch.cat([ahead, behind]).round().long().unique()
     if n - 1 <= most:
         edges = torch.arange(1, n + 1)
     counts = edges.diff()
     u = torch.rand(len(counts), generator=rng, dtype=torch.float64, device=x0.device).cpu()
     steps = edges[:-1] + (u * counts).long()
-    settings = {"label": label, "variance": variance}
+    settings: dict[str, Any] = {"label": label, "variance": variance, "clip": clip}
 
     def draw() -> Tensor:
         return torch.randn(x0.shape, generator=rng, dtype=torch.float64, device=x0.device)
 
-    terms = [transition_kl(chain, model, x0, i, draw(), **settings) for i in steps.tolist()]  # type: ignore[arg-type]
+    terms = [transition_kl(chain, model, x0, i, draw(), **settings) for i in steps.tolist()]
     per_step = torch.stack(terms, 1) if terms else x0.new_zeros(len(x0), 0)
-    reverse = chain.reverse(model, chain.noise(x0, 0, draw()), 0, **settings)  # type: ignore[arg-type]
+    reverse = chain.reverse(model, chain.noise(x0, 0, draw()), 0, **settings)
     decoder = -gaussian_log_prob(x0, reverse)
     return BoundByStep(steps, counts.to(x0.device), per_step, terminal_kl(chain, x0), decoder)
 
@@ -324,6 +333,7 @@ def path_log_ratio(
     bins: int = 256,
     label: Tensor | None = None,
     variance: Variance | None = None,
+    clip: Clip | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The bound's integrand on one path, written forwards and telescoped, each (batch,) in nats.
 
@@ -342,7 +352,7 @@ def path_log_ratio(
         beta = chain.betas[i].to(x0.device)
         kernel = Reverse((1 - beta).sqrt() * x, beta.log())
         forward += gaussian_log_prob(ahead, kernel)
-        reverse = chain.reverse(model, ahead, i, label=label, variance=variance)
+        reverse = chain.reverse(model, ahead, i, label=label, variance=variance, clip=clip)
         if i == 0:
             model_part -= _decode(x0, reverse, decoder, bins)
         else:

@@ -252,7 +252,7 @@ class Chain:
         variance : {"fixed_small", "fixed_large", "learned_range"}, optional
             ``v_i``, ``beta_i`` or between them; by default learned for a `LearnedRange`, else small.
         clip : optional
-            Clips the estimate of x_0; in sampling only.
+            Clips the estimate of x_0: in sampling and in the bound of what is sampled, not in training.
         """
         sigma = float(self.sigmas[i]) if isinstance(i, int) else self.sigmas.to(x_t.device)[i]
         if isinstance(model, MeanPrediction):

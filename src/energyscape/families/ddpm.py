@@ -218,7 +218,8 @@ class DDPM(DenoiserEstimator):
         Returns
         -------
         Values
-            Of kind "lower_bound"; the standard error is that of the noise drawn, not the gap.
+            Of kind "lower_bound"; the standard error is that of the noise drawn, not the gap. The bound
+            is that of the chain that `sample` walks: of pictures, with clipped estimates.
 
         References
         ----------
@@ -242,6 +243,7 @@ class DDPM(DenoiserEstimator):
             rng,
             num_steps=num_steps,
             variance=self._variance,
+            clip=self._clip(None),
         )
         value = encoded.log_abs_det - found.value.cpu().numpy()
         return Values(value, "lower_bound", found.stderr.cpu().numpy())
@@ -255,8 +257,8 @@ class DDPM(DenoiserEstimator):
         ----------
         X : array, DataFrame, pictures or Dataset
         most_steps : int
-            The most steps evaluated, even in the logarithm of their index; the sum of all is estimated
-            from them without bias.
+            The most steps evaluated, as in `bound_by_step`; the sum of all is estimated from them
+            without bias.
         random_state : int, optional
 
         References
@@ -284,9 +286,14 @@ class DDPM(DenoiserEstimator):
         if fixed == "learned_range":
             fixed = "fixed_small"
         both = []
-        for judged, kind in ((model, self._variance), (FunctionDenoiser(alone), fixed)):
+        for judged, kind, clip in (
+            (model, self._variance, self._clip(None)),
+            (FunctionDenoiser(alone), fixed, None),
+        ):
             rng = torch.Generator(device).manual_seed(self._seed(random_state) + 15485863)
-            both.append(bound_by_step(chain, judged, x, rng, most=most_steps, variance=kind))
+            both.append(
+                bound_by_step(chain, judged, x, rng, most=most_steps, variance=kind, clip=clip)
+            )
         found, reference = both
         return BoundTerms(
             chain.num_steps,

@@ -60,8 +60,9 @@ class ConfinedEnergy(Energy):
         """The score: the two parts' sum."""
         if not create_graph or x.requires_grad or type(self) is not ConfinedEnergy:
             return super().score(x, sigma, create_graph=create_graph)
-        offset = (x - self.get_buffer("centre").to(x.dtype)) / self.scale**2
-        return self.energy.score(x, sigma, create_graph=True) - offset
+        offset = x - self.get_buffer("centre").to(x.dtype)
+        score = self.energy.score(x, sigma, create_graph=True)
+        return torch.sub(score, offset, alpha=self.scale**-2)
 
     def score_and_slices(
         self,

@@ -344,11 +344,14 @@ class DenoisingScoreMatching:
         score = model_score(
             conditioned(model, label), noisy, level, create_graph=torch.is_grad_enabled()
         )
-        target = eps / self.sigma
         if self.stable:
+            # Both by way of the mean origin t: (x_sigma - t)/sigma^2, and |t - x_0|^2/sigma^4 apart.
             moved = origin_moves(x, eps, x.new_full((count,), self.sigma), label=label)
-            moved = moved / self.sigma**2
-            target, apart = target - moved, moved.square().flatten(1).sum(1)
-        residual = score.to(x.dtype) + target
-        loss = 0.5 * (residual.square().flatten(1).sum(1) + apart)
-        return LossOutput(loss.reshape(-1, count).mean(0), aux, {})
+            target = torch.sub(eps, moved, alpha=1 / self.sigma) / self.sigma
+            apart = moved.square().flatten(1).sum(1) / self.sigma**4
+        else:
+            target = eps / self.sigma
+        loss = 0.5 * ((score.to(x.dtype) + target).square().flatten(1).sum(1) + apart)
+        if self.antithetic:
+            loss = loss.reshape(2, count).mean(0)
+        return LossOutput(loss, aux, {})

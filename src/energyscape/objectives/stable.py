@@ -31,7 +31,7 @@ __all__ = ["origin_means", "origin_moves"]
 
 #: Origins that are looked through. With half as many an energy learned less in as many steps.
 _MOST = 256
-#: Largest distance of a row from the mean, in units of the smallest level, at which float32 gives the
+#: Largest length of a row, in units of the smallest level, at which float32 gives the
 #: logarithms of the weights to less than a hundredth; and columns up to which that is looked for.
 _NEAR = 256
 _NARROW = 64
@@ -129,7 +129,6 @@ def _near(rows: Tensor, noise: Tensor, sigma: Tensor) -> Tensor | None:
     columns = rows.shape[1]
     if columns > _NARROW or rows.numel() == 0:
         return None
-    rows = rows - rows.mean(0)
     farthest = float(torch.linalg.vector_norm(rows, math.inf)) * math.sqrt(columns)
     if not farthest <= _NEAR * float(sigma.min()):
         return None
