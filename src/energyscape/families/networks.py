@@ -189,7 +189,9 @@ class _Waves(NamedTuple):
 
     def pull(self, g: Tensor) -> Tensor:
         dim = self.x.shape[1]
-        return torch.addmm(g[:, :dim], self.cos * g[:, dim:], self.frequency)
+        # Column by column in memory: the gradient of the waves is then a short product, not a thin one.
+        columns = self.frequency.t().contiguous()
+        return nn.functional.linear(self.cos * g[:, dim:], columns) + g[:, :dim]
 
     def push(self, v: Tensor) -> Tensor:
         return torch.cat([v, self.cos * nn.functional.linear(v, self.frequency)], 2)
