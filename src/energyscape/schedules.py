@@ -303,6 +303,10 @@ class EDM(Schedule):
             )
         self.rho, self.log_mean, self.log_std = rho, log_mean, log_std
         self._low, self._high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+        # Once: a training step asks for levels, and these take as long as drawing them.
+        self._range = self.sigma_min, self.sigma_max
+        ends = torch.tensor(self._range, dtype=torch.float64).log()
+        self._shares = torch.special.ndtr((ends - log_mean) / log_std).tolist()
 
     @classmethod
     def for_data(
@@ -341,11 +345,10 @@ class EDM(Schedule):
 
         Drawn by inverting the distribution function, cut to the ends, at stratified times.
         """
-        ends = torch.tensor([self.sigma_min, self.sigma_max], dtype=torch.float64).log()
-        low, high = torch.special.ndtr((ends - self.log_mean) / self.log_std).tolist()
+        low, high = self._shares
         u = low + (high - low) * _stratified(n, rng, device)
         log_sigma = self.log_mean + self.log_std * torch.special.ndtri(u)
-        return log_sigma.exp().clamp(self.sigma_min, self.sigma_max)
+        return log_sigma.exp().clamp(*self._range)
 
 
 class Tabulated(Schedule):
