@@ -368,9 +368,13 @@ def in_turns(pair: list[dict[str, Any]], turns: int) -> None:
     taken: dict[str, list[float]] = {"own": [], "other": []}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for _ in range(turns):
-            taken["own"].append(ours(own["set"], settings, own["seed"])[1])
-            taken["other"].append(theirs(own["set"], settings, own["seed"], other["rate"])[1])
+        for turn in range(turns):
+            for who in ("own", "other")[
+                :: 1 if turn % 2 else -1
+            ]:  # each is first in every other turn
+                how = (own["set"], settings, own["seed"])
+                run = ours(*how) if who == "own" else theirs(*how, other["rate"])
+                taken[who].append(run[1])
     if turns:
         own["seconds"], other["seconds"] = (float(np.median(t)) for t in taken.values())
         own["turns"] = other["turns"] = turns

@@ -11,8 +11,9 @@ time on one thread on MNIST's training pictures and draw from an average of thei
     azula      UNet and KarrasDenoiser, VPSchedule at uniform times, its own loss; drawn by its
                HeunSampler in 18 steps and by its DDIMSampler in 50
 
-Peers take batches of 64, AdamW at 2e-4 after 100 steps of warm-up, gradients clipped at 1 and weights
-averaged over 0.999. The better of a peer's two samplers counts. Drawn pictures are compared with the
+All in float32. Peers take batches of 64, AdamW with 100 steps of warm-up and a fall to 0 in the second
+half, gradients clipped at 1 and weights averaged over 0.999; the best of `--rates` counts (ours has its
+own), and the better of a peer's two samplers. Drawn pictures are compared with the
 test pictures on the features of a classifier (`picture_features.py`): Frechet distance, and accuracy of
 a forest (0.5 is best); what as many test pictures reach is told too. Peers that are not installed are
 left out. Rows of ``results/picture_peers.json`` that this run does not replace are kept.
@@ -44,8 +45,8 @@ from torch import Tensor, nn
 from energyscape import EDM
 
 RESULTS = Path(__file__).resolve().parent / "results" / "picture_peers.json"
-BATCH, RATE, WARMUP, DECAY = 64, 2e-4, 100, 0.999
-#: What each method draws with: name and number of evaluations of the network.
+BATCH, WARMUP, DECAY = 64, 100, 0.999
+#: What each method draws with.
 DRAWN = {
     "edm": ("heun, 18 steps",),
     "diffusers": ("DPM-Solver++, 20 steps", "DDIM, 50 steps"),
@@ -64,14 +65,19 @@ def batches(pictures: np.ndarray, seed: int) -> Iterator[Tensor]:
 
 
 def trained(
-    net: nn.Module, loss: Callable[[Tensor], Tensor], data: Iterator[Tensor], seconds: float
+    net: nn.Module,
+    loss: Callable[[Tensor], Tensor],
+    data: Iterator[Tensor],
+    seconds: float,
+    rate: float,
 ) -> tuple[nn.Module, int]:
     """The averaged network after so many seconds, and how many steps those were."""
-    optimizer = torch.optim.AdamW(net.parameters(), lr=RATE, fused=True)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=rate, fused=True)
     mean, steps, began = copy.deepcopy(net), 0, time.perf_counter()
     while time.perf_counter() - began < seconds:
         for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1.0, (steps + 1) / WARMUP)
+            gone = (time.perf_counter() - began) / seconds
+            group["lr"] = rate * min(1.0, (steps + 1) / WARMUP, 2 * max(1 - gone, 0.01))
         optimizer.zero_grad()
         loss(next(data)).backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -97,9 +103,9 @@ def in_parts(n: int, shape: tuple[int, ...], draw: Callable[[Tensor], Tensor]) -
 class Method:
     """Trains for some seconds; `steps` is how many steps those were."""
 
-    steps = 0
+    steps, seconds = 0, 0.0
 
-    def __init__(self, data: PictureSet, seconds: float, seed: int) -> None:
+    def __init__(self, data: PictureSet, seconds: float, seed: int, rate: float) -> None:
         raise NotImplementedError
 
     def draw(self, how: str, n: int) -> np.ndarray:
@@ -110,8 +116,8 @@ class Method:
 class Ours(Method):
     """The family edm."""
 
-    def __init__(self, data: PictureSet, seconds: float, seed: int) -> None:
-        self.model = EDM(width=60, time_limit=seconds, random_state=seed)
+    def __init__(self, data: PictureSet, seconds: float, seed: int, rate: float) -> None:
+        self.model = EDM(width=60, time_limit=seconds, precision="float32", random_state=seed)
         began, last = time.perf_counter(), 0.0
 
         def watch(progress: Any) -> None:
@@ -135,7 +141,7 @@ class Ours(Method):
 class OfDiffusers(Method):
     """UNet2DModel with DDPMScheduler."""
 
-    def __init__(self, data: PictureSet, seconds: float, seed: int) -> None:
+    def __init__(self, data: PictureSet, seconds: float, seed: int, rate: float) -> None:
         torch.manual_seed(seed)
         made = Diffusers()
         from diffusers import DDPMScheduler
@@ -148,7 +154,7 @@ class OfDiffusers(Method):
             return (self.net(noisy, t) - eps).square().mean()
 
         self.net: Callable[[Tensor, Tensor], Tensor] = lambda x, t: made.net(x, t).sample
-        mean, self.steps = trained(made, loss, batches(data.train, seed), seconds)
+        mean, self.steps = trained(made, loss, batches(data.train, seed), seconds, rate)
         self.net = lambda x, t: mean.net(x, t).sample  # type: ignore[operator, union-attr]
         self.seconds = seconds
 
@@ -161,7 +167,7 @@ class OfDiffusers(Method):
         )
 
         def draw(x: Tensor) -> Tensor:
-            scheduler = kind.from_config(self.noise.config)
+            scheduler = kind.from_config(self.noise.config, timestep_spacing="linspace")
             scheduler.set_timesteps(steps)
             for t in scheduler.timesteps:
                 x = scheduler.step(self.net(x, t), t, x).prev_sample
@@ -173,7 +179,7 @@ class OfDiffusers(Method):
 class OfAzula(Method):
     """UNet in a Karras denoiser."""
 
-    def __init__(self, data: PictureSet, seconds: float, seed: int) -> None:
+    def __init__(self, data: PictureSet, seconds: float, seed: int, rate: float) -> None:
         from azula.denoise import KarrasDenoiser
         from azula.noise import VPSchedule
 
@@ -184,6 +190,7 @@ class OfAzula(Method):
             lambda x: denoiser.loss(x, torch.rand(len(x))),
             batches(data.train, seed),
             seconds,
+            rate,
         )
         self.denoiser, self.seconds = mean, seconds
 
@@ -201,15 +208,21 @@ METHODS: dict[str, type[Method]] = {"edm": Ours, "diffusers": OfDiffusers, "azul
 
 def measured(method: str, data: PictureSet, judge: Judge, args: Any) -> dict[str, Any]:
     """Train, draw, compare."""
-    made = METHODS[method](data, args.seconds, args.seed)
     tried = []
-    for how in DRAWN[method]:
+    tries = [(rate, how) for rate in args.rates for how in DRAWN[method]]
+    made: Method | None = None
+    for rate, how in tries if method != "edm" else [(0.0, DRAWN[method][0])]:
+        if made is None or how == DRAWN[method][0]:
+            made = METHODS[method](data, args.seconds, args.seed, rate)
         began = time.process_time()
         drawn = made.draw(how, args.samples)
         spent = time.process_time() - began
         found = judge.compare(drawn, seed=args.seed, trees=40)
         tried.append(
             {
+                "rate": rate or None,
+                "steps": made.steps,
+                "training_seconds": round(made.seconds, 1),
                 "sampler": how,
                 "frechet": found.frechet,
                 "accuracy": found.accuracy.value,
@@ -223,8 +236,6 @@ def measured(method: str, data: PictureSet, judge: Judge, args: Any) -> dict[str
         "data": data.name,
         "seed": args.seed,
         "seconds": args.seconds,
-        "training_seconds": round(made.seconds, 1),
-        "steps": made.steps,
         "samples": args.samples,
         **best,
         "tried": tried,
@@ -237,6 +248,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rates", type=float, nargs="+", default=[2e-4, 1e-3], help="of peers")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()

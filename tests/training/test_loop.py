@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from torch import nn
 
+from energyscape.objectives import (
+    DenoisingScoreMatching,
+    ExactScoreMatching,
+    FallingNoise,
+    Perturbed,
+    SlicedScoreMatching,
+)
 from energyscape.training import CheckpointError, TrainConfig, TrainingDiverged, checkpoint, train
 from energyscape.training.plan import Plan
 from energyscape.training.rows import EncodedRows, PermutationStream, PictureRows
@@ -339,3 +346,57 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_checkpoint(tmp_path, monkeyp
     with pytest.raises(checkpoint.CheckpointError, match="No space left"):
         checkpoint.write(tmp_path, 3, {"w": torch.zeros(2)}, {})
     assert list(tmp_path.iterdir()) == []
+
+
+class OwnScore(nn.Module):
+    """A score that differentiates for itself, as a user may write one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        return self.score(x)
+
+    def score(self, x):
+        x = x if x.requires_grad else x.detach().requires_grad_()
+        energy = (0.5 * self.scale * x.square()).sum()
+        return -torch.autograd.grad(energy, x, create_graph=True)[0]
+
+
+@dataclass(frozen=True)
+class Differentiating:
+    """A user's objective that differentiates the model and turns nothing on."""
+
+    needs_double_backward = True
+
+    def init(self, model, x, rng):
+        return None
+
+    def __call__(self, model, x, aux, rng, *, label=None):
+        x = x.detach().requires_grad_()
+        value = (model.scale * x.square()).sum()
+        slope = torch.autograd.grad(value, x, create_graph=True)[0]
+        return (slope - x).square().sum(1), aux, {}
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        DenoisingScoreMatching(0.5),
+        Perturbed(DenoisingScoreMatching(0.5, stable=True), 0.1),
+        FallingNoise(DenoisingScoreMatching, 1.0, 0.5),
+        SlicedScoreMatching(),
+        Perturbed(ExactScoreMatching(), 0.1),
+        Differentiating(),
+        Perturbed(Differentiating(), 0.1),
+    ],
+)
+def test_objectives_that_differentiate_are_validated(objective):
+    """With a graph where they rely on one, without where they say so."""
+    run = Run(OwnScore(), objective, data(), data()[:50], None, config(max_steps=5), None)
+    run.start(resume=False)
+    run.advance()
+    value = run.validate()
+    assert math.isfinite(value)
+    assert value == run.validate()

@@ -66,3 +66,5 @@ def test_several_groups_and_a_closure_are_left_to_torch():
     torch.testing.assert_close(a.detach(), torch.full((2,), 0.8))
     torch.testing.assert_close(b.detach(), torch.full((2,), 0.6))
     assert FusedAdamW([a]).step(lambda: 7.0) == 7.0
+    a.grad = None
+    assert FusedAdamW([a]).step() is None

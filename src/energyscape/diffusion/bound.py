@@ -182,8 +182,9 @@ def variational_bound(
     decoder_draws : int
         Draws of x_1 that L_0 is averaged over, at least 2, for its standard error.
     label, variance, clip
-        As in `Chain.reverse`: the bound is that of the chain which draws with them. Rows that lie
-        within the clip only gain by it, since each estimate of x_0 comes nearer to x_0.
+        As in `Chain.reverse`: the bound is that of the chain which draws with them. Of rows within a
+        clip to fixed ends no term but L_0 of 8-bit pictures grows, since each estimate of x_0 comes
+        nearer to x_0; in its outermost bins, which are open, an estimate beyond the ends is better.
 
     Returns
     -------

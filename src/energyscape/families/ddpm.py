@@ -26,6 +26,7 @@ from energyscape import schedules
 from energyscape.diffusion import (
     BoundLoss,
     Chain,
+    Clip,
     Guided,
     HybridLoss,
     LearnedRange,
@@ -163,6 +164,11 @@ class DDPM(DenoiserEstimator):
         named = self.get_params()["variance"]
         return cast(Variance, "learned_range" if named == "learned" else named)
 
+    @property
+    def _bound_clip(self) -> Clip | None:
+        # Dynamic clipping is for guided samples: it moves every pixel, and may cost more than it saves.
+        return None if self._clip(None) is None else (-1.0, 1.0)
+
     def _measure(self, x: Tensor) -> dict[str, Any]:
         settings = self.get_params()
         learned, loss = settings["variance"] == "learned", settings["loss"]
@@ -219,7 +225,8 @@ class DDPM(DenoiserEstimator):
         -------
         Values
             Of kind "lower_bound"; the standard error is that of the noise drawn, not the gap. The bound
-            is that of the chain that `sample` walks: of pictures, with clipped estimates.
+            is that of the whole chain from N(0, I), told no class and, of pictures and unless
+            ``clip="none"``, with estimates of x_0 clipped to their range.
 
         References
         ----------
@@ -243,7 +250,7 @@ class DDPM(DenoiserEstimator):
             rng,
             num_steps=num_steps,
             variance=self._variance,
-            clip=self._clip(None),
+            clip=self._bound_clip,
         )
         value = encoded.log_abs_det - found.value.cpu().numpy()
         return Values(value, "lower_bound", found.stderr.cpu().numpy())
@@ -286,9 +293,10 @@ class DDPM(DenoiserEstimator):
         if fixed == "learned_range":
             fixed = "fixed_small"
         both = []
-        for judged, kind, clip in (
-            (model, self._variance, self._clip(None)),
-            (FunctionDenoiser(alone), fixed, None),
+        clip = self._bound_clip
+        for judged, kind in (
+            (model, self._variance),
+            (FunctionDenoiser(alone), fixed),
         ):
             rng = torch.Generator(device).manual_seed(self._seed(random_state) + 15485863)
             both.append(

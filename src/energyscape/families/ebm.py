@@ -59,7 +59,7 @@ from energyscape.objectives import DenoisingLoss, edm_weight
 __all__ = ["EBM"]
 
 #: What only chains in training read.
-_OFCHAINS = ("sampler", "chain_steps", "step_size", "restart_fraction", "regulariser")
+_OF_CHAINS = ("sampler", "chain_steps", "step_size", "restart_fraction", "regulariser")
 _WITHOUT_CLASSES = ("improved-cd", "ratio", *SCORES)
 #: Level of a picture's density, in units of the data scale.
 _BLUR = 0.1
@@ -179,7 +179,7 @@ class EBM(LevelledEstimator):
         settings, name = self.get_params(), self._objective(self.facts_)
         if name not in CHAINS:
             known = {setting.name: setting.default for setting in s.settings_of(EBM)}
-            idle = [k for k in _OFCHAINS if settings[k] != known[k]]
+            idle = [k for k in _OF_CHAINS if settings[k] != known[k]]
             if idle:
                 self._note(
                     f"{', '.join(idle)} had no effect: objective={name} trains without chains"

@@ -54,6 +54,7 @@ class EnergyDenoising:
 
     loss: DenoisingLoss
     needs_double_backward = True
+    validates_without_graph = True
 
     def init(self, model: nn.Module, x: Tensor, rng: torch.Generator) -> Aux:
         """No state."""

@@ -44,8 +44,8 @@ BlockRunner = Callable[[Any, Any], Walked]
 """Takes a state through the noise of a block, as a kernel's `draw` gives it."""
 
 BACKEND = "inductor"
-# Tensors are handed over in C++: a block of ten chains takes 0.36 instead of 0.57 milliseconds, of
-# which the arithmetic is 0.02, and compiles for half as long again.
+# On the CPU tensors are handed over in C++: a block of ten chains takes 0.36 instead of 0.57
+# milliseconds, of which the arithmetic is 0.02, and compiles for half as long again.
 OPTIONS: dict[str, Any] = {"cpp_wrapper": True}
 CHUNK = 16  # steps traced into one graph: half as many take a fifth longer for ten chains
 # Steps from which "auto" compiles: 10 to 70 s of compiling, the first time on a machine, against 0.1 to
@@ -173,8 +173,7 @@ def _compiled(traced: BlockRunner, plain: BlockRunner, *, forgiving: bool) -> Bl
     """
     import torch._dynamo
 
-    options = OPTIONS if BACKEND == "inductor" else None
-    chunk = torch.compile(traced, backend=BACKEND, fullgraph=True, dynamic=False, options=options)
+    chunk: BlockRunner | None = None
     # Each kernel, shape and kind of target is a graph of its own; torch gives up after eight.
     settings = {
         "trace_autograd_ops": True,
@@ -184,6 +183,11 @@ def _compiled(traced: BlockRunner, plain: BlockRunner, *, forgiving: bool) -> Bl
 
     def whole(state: Any, noise: Any) -> Walked:
         nonlocal chunk
+        if chunk is None:
+            # On a GPU the C++ of it would need the toolkit's headers, which torch does without.
+            near = BACKEND == "inductor" and state.x.device.type == "cpu"
+            how: dict[str, Any] = {"options": OPTIONS} if near else {}
+            chunk = torch.compile(traced, backend=BACKEND, fullgraph=True, dynamic=False, **how)
         try:
             return chunk(state, noise)
         except torch._dynamo.exc.TorchDynamoException as error:

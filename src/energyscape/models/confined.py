@@ -62,7 +62,7 @@ class ConfinedEnergy(Energy):
             return super().score(x, sigma, create_graph=create_graph)
         offset = x - self.get_buffer("centre").to(x.dtype)
         score = self.energy.score(x, sigma, create_graph=True)
-        return torch.sub(score, offset, alpha=self.scale**-2)
+        return torch.sub(score, offset, alpha=1 / self.scale**2)
 
     def score_and_slices(
         self,

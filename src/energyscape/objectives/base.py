@@ -77,8 +77,9 @@ class Objective(Protocol):
 
     `needs_double_backward` says that the loss contains a derivative of the network and is
     differentiated again: such a loss is never compiled, and is not left to data-parallel hooks.
-    Validation calls an objective under ``torch.no_grad()``: one that differentiates the network turns
-    gradients on where it does, and keeps their graph only where they were on.
+    Validation calls others without gradients, and of these those that say so by an attribute
+    ``validates_without_graph = True``: they turn gradients on where they differentiate the network, and
+    keep the graph only where they were on.
     """
 
     @property
@@ -144,6 +145,11 @@ class Perturbed:
     def needs_double_backward(self) -> bool:
         """That of the objective within."""
         return self.objective.needs_double_backward
+
+    @property
+    def validates_without_graph(self) -> bool:
+        """Whether the objective within does."""
+        return getattr(self.objective, "validates_without_graph", False)
 
     def _noisy(self, x: Tensor, rng: torch.Generator) -> Tensor:
         if self.sigma == 0:

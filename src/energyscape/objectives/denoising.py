@@ -293,6 +293,7 @@ class DenoisingScoreMatching:
     antithetic: bool = False
     stable: bool = False
     needs_double_backward = True
+    validates_without_graph = True
 
     def __post_init__(self) -> None:
         if not self.sigma > 0:
@@ -340,10 +341,10 @@ class DenoisingScoreMatching:
             x, eps = torch.cat([x, x]), torch.cat([eps, -eps])
             label = None if label is None else label.repeat(2)
         noisy = torch.add(x, eps, alpha=self.sigma)
-        level = self.sigma if self.conditional else None
-        score = model_score(
-            conditioned(model, label), noisy, level, create_graph=torch.is_grad_enabled()
-        )
+        level, training = self.sigma if self.conditional else None, torch.is_grad_enabled()
+        with torch.enable_grad():  # for a model whose own score differentiates
+            score = model_score(conditioned(model, label), noisy, level, create_graph=training)
+        score = score if training else score.detach()
         if self.stable:
             # Both by way of the mean origin t: (x_sigma - t)/sigma^2, and |t - x_0|^2/sigma^4 apart.
             moved = origin_moves(x, eps, x.new_full((count,), self.sigma), label=label)

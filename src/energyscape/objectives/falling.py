@@ -68,6 +68,11 @@ class FallingNoise:
         """That of the objective within."""
         return self.make(self.last).needs_double_backward
 
+    @property
+    def validates_without_graph(self) -> bool:
+        """Whether the objective within does."""
+        return getattr(self.make(self.last), "validates_without_graph", False)
+
     def during(self, done: float) -> Objective:
         """The objective when this share of training, in [0, 1], is done."""
         fallen = min(done / self.share, 1.0)

@@ -115,6 +115,7 @@ class ExactScoreMatching:
 
     levels: LevelLaw | None = None
     needs_double_backward = True
+    validates_without_graph = True
 
     def init(self, model: nn.Module, x: Tensor, rng: torch.Generator) -> Aux:
         """No state; refuses an energy with kinked activations."""
@@ -179,6 +180,7 @@ class SlicedScoreMatching:
     variance_reduced: bool = True
     levels: LevelLaw | None = None
     needs_double_backward = True
+    validates_without_graph = True
 
     def __post_init__(self) -> None:
         _check_probes(self.probes, self.law)

@@ -127,7 +127,8 @@ def _near(rows: Tensor, noise: Tensor, sigma: Tensor) -> Tensor | None:
     attention with one column more than the rows have, whose fused kernel keeps no table of weights.
     """
     columns = rows.shape[1]
-    if columns > _NARROW or rows.numel() == 0:
+    exact = torch.get_float32_matmul_precision() == "highest"
+    if columns > _NARROW or rows.numel() == 0 or not exact:
         return None
     farthest = float(torch.linalg.vector_norm(rows, math.inf)) * math.sqrt(columns)
     if not farthest <= _NEAR * float(sigma.min()):

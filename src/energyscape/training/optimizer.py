@@ -16,7 +16,7 @@ __all__ = ["FusedAdamW"]
 
 
 class FusedAdamW(torch.optim.AdamW):
-    """`torch.optim.AdamW` with ``fused=True`` for the parameters of one device and one type.
+    """`torch.optim.AdamW` with ``fused=True`` for the parameters of one device.
 
     As with torch's, ``grad_scale`` is what gradients are divided by as they are read, or None.
 
@@ -47,7 +47,8 @@ class FusedAdamW(torch.optim.AdamW):
         group = self.param_groups[0]
         moved = [p for p in group["params"] if p.grad is not None]
         states = [self.state[p] for p in moved]
-        if closure is not None or len(self.param_groups) > 1 or not all(states):
+        usual = len(self.param_groups) == 1 and not (group["amsgrad"] or group["maximize"])
+        if closure is not None or not usual or not moved or not all(states):
             return super().step(closure)
         steps = [s["step"] for s in states]
         with torch.no_grad():

@@ -293,14 +293,18 @@ class Run:
         assert self.validation is not None
         rng = torch.Generator(self.device).manual_seed(self.config.seed)
         n = min(len(self.validation), _VALIDATION_ROWS)
+        judge = self.validation_objective
+        # Others may differentiate the network and rely on gradients to be on.
+        graph = getattr(judge, "needs_double_backward", False)
+        graph = graph and not getattr(judge, "validates_without_graph", False)
         total = 0.0
-        with self.ema.applied(), _evaluating(self.model), torch.no_grad():
+        with self.ema.applied(), _evaluating(self.model), torch.set_grad_enabled(graph):
             for first in range(0, n, 512):
                 indices = torch.arange(first, min(first + 512, n), device=self.device)
                 x, label = self.validation.batch(indices, 0, rng)
-                aux = self.aux if self.validation_objective is self.objective else None
+                aux = self.aux if judge is self.objective else None
                 with autocast(self.config.precision, self.device):
-                    out = self.validation_objective(self.model, x, aux, rng, label=label)
+                    out = judge(self.model, x, aux, rng, label=label)
                 total += float(out[0].detach().double().sum())
         return total / n
 
