@@ -14,6 +14,7 @@ from energyscape.objectives import (
     DenoisingScoreMatching,
     ExactScoreMatching,
     FallingNoise,
+    FiniteDifferenceScoreMatching,
     Perturbed,
     SlicedScoreMatching,
 )
@@ -387,6 +388,7 @@ class Differentiating:
         Perturbed(DenoisingScoreMatching(0.5, stable=True), 0.1),
         FallingNoise(DenoisingScoreMatching, 1.0, 0.5),
         SlicedScoreMatching(),
+        FiniteDifferenceScoreMatching(),
         Perturbed(ExactScoreMatching(), 0.1),
         Differentiating(),
         Perturbed(Differentiating(), 0.1),

@@ -310,6 +310,8 @@ class FiniteDifferenceScoreMatching:
         move = per_row(scale, x) * v
         points = torch.cat([x + move, x - move]).flatten(0, 1)
         sigma, label = (None if g is None else g.repeat(2 * self.probes) for g in given)
-        ahead, behind = model_score(conditioned(model, label), points, sigma).reshape(2, *v.shape)
+        with torch.enable_grad():  # for a model whose own score differentiates
+            scores = model_score(conditioned(model, label), points, sigma)
+        ahead, behind = scores.reshape(2, *v.shape)
         half_square = 0.125 * (ahead + behind).square().flatten(2).sum(2).mean(0)
         return half_square, ((ahead - behind) * v).flatten(2).sum(2).mean(0) / (2 * scale)
