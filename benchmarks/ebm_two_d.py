@@ -369,9 +369,8 @@ def in_turns(pair: list[dict[str, Any]], turns: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for turn in range(turns):
-            for who in ("own", "other")[
-                :: 1 if turn % 2 else -1
-            ]:  # each is first in every other turn
+            # Each is first in every other turn.
+            for who in ("own", "other") if turn % 2 else ("other", "own"):
                 how = (own["set"], settings, own["seed"])
                 run = ours(*how) if who == "own" else theirs(*how, other["rate"])
                 taken[who].append(run[1])

@@ -294,10 +294,7 @@ class DDPM(DenoiserEstimator):
             fixed = "fixed_small"
         both = []
         clip = self._bound_clip
-        for judged, kind in (
-            (model, self._variance),
-            (FunctionDenoiser(alone), fixed),
-        ):
+        for judged, kind in ((model, self._variance), (FunctionDenoiser(alone), fixed)):
             rng = torch.Generator(device).manual_seed(self._seed(random_state) + 15485863)
             both.append(
                 bound_by_step(chain, judged, x, rng, most=most_steps, variance=kind, clip=clip)

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["origin_means", "origin_moves"]
+__all__ = ["origin_moves"]
 
 #: Origins that are looked through. With half as many an energy learned less in as many steps.
 _MOST = 256
@@ -40,7 +40,7 @@ _COLUMNS = 16
 
 
 @torch.no_grad()
-def origin_means(
+def origin_moves(
     x: Tensor,
     eps: Tensor,
     sigma: Tensor,
@@ -49,7 +49,7 @@ def origin_means(
     given: Tensor | None = None,
     hidden: float = 0.0,
 ) -> Tensor:
-    """``E[x_0 | x + sigma eps, B]`` of each row, B the batch or an even part of it of at most 256 rows.
+    """``E[x_0 | x + sigma eps, B] - x`` of each row, B the batch or an even part of at most 256 rows.
 
     Parameters
     ----------
@@ -72,24 +72,10 @@ def origin_means(
     --------
     >>> import torch
     >>> x, eps = torch.tensor([[0.0], [1.0]]), torch.zeros(2, 1)
-    >>> origin_means(x, eps, torch.tensor([0.01, 100.0]))
+    >>> x + origin_moves(x, eps, torch.tensor([0.01, 100.0]))
     tensor([[0.0000],
             [0.5000]])
     """
-    return x + origin_moves(x, eps, sigma, label=label, given=given, hidden=hidden)
-
-
-@torch.no_grad()
-def origin_moves(
-    x: Tensor,
-    eps: Tensor,
-    sigma: Tensor,
-    *,
-    label: Tensor | None = None,
-    given: Tensor | None = None,
-    hidden: float = 0.0,
-) -> Tensor:
-    """``E[x_0 | x + sigma eps, B] - x`` of each row, as in `origin_means`; 0 where no other is near."""
     given = label if given is None else given
     if len(x) > _MOST:
         pieces = -(-len(x) // _MOST)
