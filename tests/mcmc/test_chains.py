@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ from energyscape.mcmc import (
     run_chains,
 )
 from energyscape.mcmc.kernel import Info, State
+from energyscape.models import ConfinedEnergy, NetworkEnergy, layered
 from energyscape.targets import FunctionTarget, ScoreTarget
 
 
@@ -192,6 +193,50 @@ def test_traced_blocks_walk_the_same_path(
     assert torch.allclose(plain.draws, traced.draws, atol=1e-12)
     with pytest.raises(ValueError, match="cannot be compiled"):
         run_chains(HMC(0.1, trajectory_length=1.0), target, x0, 8, rng=generator(), compile=True)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("kernel", [ULA(0.1), MALA(0.3), RandomWalk(0.5)])
+def test_traced_chains_in_groups_walk_the_same_path(
+    kernel: ULA | MALA | RandomWalk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network too wide for the caches is walked a group of chains after another: the same numbers,
+    of steps that fill a chunk and of the rest, and one shape of group, so one graph."""
+    monkeypatch.setattr(compilation, "BACKEND", "eager")
+    monkeypatch.setattr(compilation, "CHUNK", 3)
+    monkeypatch.setattr(layered, "_PART", 16)
+    net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+    target = ConfinedEnergy(NetworkEnergy(net.double()), 1.5).at()
+    x0 = torch.randn(30, 2, generator=generator(), dtype=torch.float64)
+    seen: list[int] = []
+    run = compilation._split
+
+    def split(held: Any, count: int, dim: int) -> list[Any]:
+        parts = run(held, count, dim)
+        seen.append(len(parts[0].x) if dim == 0 else parts[0][0].shape[1])
+        return parts
+
+    monkeypatch.setattr(compilation, "_split", split)
+    plain, traced = (
+        run_chains(kernel, target, x0, 8, rng=generator(1), compile=c) for c in (False, True)
+    )
+    assert set(seen) == {30 // -(-30 // (2 * torch.get_num_threads()))}
+    assert torch.allclose(plain.draws, traced.draws, atol=1e-12)
+    assert torch.equal(plain.info.diverged, traced.info.diverged)
+    for a, b in (
+        (plain.log_prob, traced.log_prob),
+        (plain.info.acceptance, traced.info.acceptance),
+    ):
+        assert (a is None) == (b is None)
+        assert a is None or torch.allclose(a, b, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("chains", "at_once", "groups"),
+    [(10_000, 2048, 5), (100, 2048, 1), (100, None, 1), (9, 2, 9), (10, 3, 5), (10_007, 2048, 1)],
+)
+def test_groups_of_chains_are_equal(chains: int, at_once: int | None, groups: int) -> None:
+    assert compilation._groups(chains, at_once) == groups
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")

@@ -163,13 +163,22 @@ def block_runner(
             f"{type(kernel).__name__} cannot be compiled with these settings, since its steps depend "
             "on numbers drawn as it goes: run it with compile=False"
         )
-    return _compiled(traced, plain, forgiving=compile == "auto")
+    # Chains that share nothing but one step size may be walked a group after another.
+    at_once = getattr(target, "rows_at_once", None) if traceable is not kernel else None
+    return _compiled(traced, plain, at_once, forgiving=compile == "auto")
 
 
-def _compiled(traced: BlockRunner, plain: BlockRunner, *, forgiving: bool) -> BlockRunner:
+def _compiled(
+    traced: BlockRunner,
+    plain: BlockRunner,
+    at_once: Callable[[Tensor], int | None] | None,
+    *,
+    forgiving: bool,
+) -> BlockRunner:
     """`traced` with its full chunks compiled; a shorter rest runs as it is.
 
-    `forgiving` is for those who did not ask: what cannot be compiled runs as it is, and says so.
+    `at_once` tells how many chains stay within the caches. `forgiving` is for those who did not ask:
+    what cannot be compiled runs as it is, and says so.
     """
     import torch._dynamo
 
@@ -203,17 +212,39 @@ def _compiled(traced: BlockRunner, plain: BlockRunner, *, forgiving: bool) -> Bl
             chunk = plain
             return plain(state, noise)
 
-    def run(state: Any, noise: Any) -> Walked:
+    def along(state: Any, noise: Any) -> Walked:
         parts: list[Walked] = []
         steps = _steps_of(noise)
+        for i in range(0, steps, CHUNK):
+            part = _part(noise, i, min(i + CHUNK, steps))
+            parts.append((whole if i + CHUNK <= steps else plain)(state, part))
+            state = parts[-1].state
+        return _joined(parts, 0)
+
+    def run(state: Any, noise: Any) -> Walked:
         with torch._dynamo.config.patch(settings):
-            for i in range(0, steps, CHUNK):
-                part = _part(noise, i, min(i + CHUNK, steps))
-                parts.append((whole if i + CHUNK <= steps else plain)(state, part))
-                state = parts[-1].state
-        return _joined(parts)
+            count = _groups(len(state.x), None if at_once is None else at_once(state.x))
+            if count == 1:
+                return along(state, noise)
+            groups = zip(_split(state, count, 0), _split(noise, count, 1), strict=True)
+            return _joined([along(*group) for group in groups], 1)
 
     return run
+
+
+def _groups(chains: int, at_once: int | None) -> int:
+    """Into how many equal groups chains are walked, so that what a step needs stays in the caches.
+
+    A graph is for one number of chains, so where no number of groups near it divides them there is one.
+    """
+    least = 1 if at_once is None else -(-chains // at_once)
+    return next((n for n in range(least, 2 * least) if chains % n == 0), 1)
+
+
+def _split(held: Any, count: int, dim: int) -> list[Any]:
+    """A state or the noise of a block as those of equal groups of chains, `dim` of its tensors."""
+    parts = [[None] * count if h is None else h.chunk(count, dim) for h in held]
+    return [type(held)(*part) for part in zip(*parts, strict=True)]
 
 
 def _steps_of(noise: Any) -> int:
@@ -221,11 +252,22 @@ def _steps_of(noise: Any) -> int:
     return len(noise[0]) if isinstance(noise[0], Tensor) else _steps_of(noise[0])
 
 
-def _joined(parts: list[Walked]) -> Walked:
-    """Blocks that follow one another as one."""
+def _joined(parts: list[Walked], dim: int) -> Walked:
+    """Blocks of steps that follow one another (dim 0), or of groups of chains (dim 1), as one."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def join(held: list[Any], at: int) -> Any:
+        return _column(held, lambda known: torch.cat(known, at))
+
+    state = parts[-1].state
+    if dim:
+        state = type(state)(
+            *(join([*held], 0) for held in zip(*(p.state for p in parts), strict=True))
+        )
     return Walked(
-        parts[-1].state,
-        torch.cat([p.x for p in parts]),
-        _column([p.log_prob for p in parts], torch.cat),
-        Info(*(_column([p.info[k] for p in parts], torch.cat) for k in range(3))),
+        state,
+        join([p.x for p in parts], dim),
+        join([p.log_prob for p in parts], dim),
+        Info(*(join([p.info[k] for p in parts], dim) for k in range(3))),
     )

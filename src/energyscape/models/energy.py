@@ -82,6 +82,13 @@ class Energy(nn.Module, abc.ABC):
         """Bounds outside which E is +inf, where unadjusted kernels reflect; None without."""
         return None
 
+    def rows_at_once(self, x: Tensor) -> int | None:
+        """How many rows like those of x the energies within take within the caches; None if unknown."""
+        known = [
+            e.rows_at_once(x) for e in self.modules() if e is not self and isinstance(e, Energy)
+        ]
+        return min((rows for rows in known if rows is not None), default=None)
+
     def at(self, sigma: float | None = None) -> Target:
         """The unnormalised log-density ``-E`` at one level as a target for Markov chains."""
         return _EnergyTarget(self, sigma)
@@ -130,6 +137,9 @@ class _EnergyTarget:
                 f"an energy gives one value a row, shape ({len(x)},), got {tuple(energy.shape)}"
             )
         return energy
+
+    def rows_at_once(self, x: Tensor) -> int | None:
+        return self.energy.rows_at_once(x)
 
     def value(self, x: Tensor) -> Tensor:
         with torch.no_grad():

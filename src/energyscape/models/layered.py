@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Lifted", "energy_and_score_by_layers", "lifted", "plain_layers"]
+__all__ = ["Lifted", "energy_and_score_by_layers", "lifted", "plain_layers", "rows_at_once"]
 
-#: Numbers in the widest activation of one part: a megabyte in float32, so that a few of them lie in the
-#: caches of one or two cores.
-_PART = 1 << 18
+#: Numbers in the widest activation of one part for each core: half a megabyte in float32, so that a few
+#: of them lie in its caches.
+_PART = 1 << 17
 #: Numbers from which an activation of one exponential and a few products beats two of torch's own
 #: operators with one each.
 _MANY = 1 << 13
@@ -184,14 +184,35 @@ def energy_and_score_by_layers(network: nn.Module, x: Tensor) -> tuple[Tensor, T
     return _by_parts(layers, x)
 
 
+def rows_at_once(network: nn.Module, x: Tensor) -> int | None:
+    """How many rows like those of x pass through a plain perceptron within the caches.
+
+    None for other networks, and on other devices than the CPU.
+    """
+    if x.device.type != "cpu":
+        return None
+    layers = plain_layers(
+        getattr(network, "layers", network) if hasattr(network, "lift") else network
+    )
+    return None if layers is None else _rows_at_once(layers)
+
+
+def _rows_at_once(layers: list[Any]) -> int:
+    return max(
+        1, _PART * torch.get_num_threads() // max(len(layer.weight) for layer in layers[::2])
+    )
+
+
 def _by_parts(layers: list[Any], x: Tensor) -> tuple[Tensor, Tensor]:
     """Large batches in parts that stay in the cache, all in the memory of the first."""
     with torch.no_grad():
         weights = [layer.weight for layer in layers[::2]]
         last = _wide(weights[0], x)
         widest = max(len(w) for w in weights)
-        count = -(-len(x) * widest // _PART)
-        if count <= 1 or x.device.type != "cpu" or torch.compiler.is_compiling():
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            return _walk(layers, weights, last, x)
+        count = -(-len(x) // _rows_at_once(layers))
+        if count <= 1:
             return _walk(layers, weights, last, x)
         parts = x.chunk(count)
         rows = len(parts[0])

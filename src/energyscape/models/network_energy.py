@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from energyscape.models.energy import Energy, one_per_row
-from energyscape.models.layered import energy_and_score_by_layers
+from energyscape.models.layered import energy_and_score_by_layers, rows_at_once
 from energyscape.models.preconditioning import EDMPreconditioning, per_row
 from energyscape.models.slices import score_and_slices_by_layers
 
@@ -44,6 +44,10 @@ class NetworkEnergy(Energy):
         if sigma is None:
             return one_per_row(self.network(x), x)
         return one_per_row(self.network(x, per_row(sigma, x).flatten().log()), x)
+
+    def rows_at_once(self, x: Tensor) -> int | None:
+        """How many rows like those of x a plain perceptron takes within the caches; None for others."""
+        return rows_at_once(self.network, x)
 
     def energy_and_score(
         self, x: Tensor, sigma: float | Tensor | None = None, *, create_graph: bool = False
