@@ -246,12 +246,12 @@ def main() -> None:
         if not installed(peer):
             print(f"{peer} is not installed in this environment: not compared")
     sizes = [(100, 64)] if args.quick else [(100, 64), (10_000, 128)]
-    first = [langevin(c, w, repeats if c < 1000 else 3, args.compile) for c, w in sizes]
+    first = [langevin(c, w, repeats if c < 1000 else 8, args.compile) for c, w in sizes]
     print(f"Langevin, {STEPS} steps, seconds")
     for row in first:
         print("  " + ", ".join(f"{k} {v:.4g}" for k, v in row.items()))
     runs = [(10, 1000), (100, 1000)] if args.quick else [(10, 1000), (100, 1000), (10_000, 200)]
-    second = [mala(c, n, 3, args.compile) for c, n in runs]
+    second = [mala(c, n, 5, args.compile) for c, n in runs]
     print("MALA on a mixture")
     for row in second:
         print(f"  {row['chains']} chains, {row['steps']} steps")

@@ -74,6 +74,18 @@ def test_levels_at_which_float32_is_exact_enough(columns, low):
     assert float((found - expected).abs().max()) < 1e-3 * low
 
 
+@pytest.mark.parametrize("low", [0.05, 2, 1e-4])
+@pytest.mark.parametrize("rows", [40, 300])
+def test_one_level_for_all_rows_is_as_that_level_for_each(low, rows):
+    """Given as a number, by either way and in parts."""
+    rng = torch.Generator().manual_seed(7)
+    x, eps = torch.randn(2, rows, 3, generator=rng)
+    x = 0.2 + x
+    each = origin_moves(x, eps, torch.full((rows,), float(low)))
+    assert float(each.abs().max()) > 0 or low < 0.01
+    torch.testing.assert_close(origin_moves(x, eps, low), each, rtol=1e-4, atol=1e-5 * low)
+
+
 def test_a_row_alone_is_its_own_origin_to_the_last_bit():
     """Far below the distances, and in a batch of one."""
     rng = torch.Generator().manual_seed(1)

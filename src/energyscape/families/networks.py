@@ -188,10 +188,10 @@ class _Waves(NamedTuple):
         return torch.cat([self.x, self.sin], 1)
 
     def pull(self, g: Tensor) -> Tensor:
-        dim = self.x.shape[1]
         # Column by column in memory: the gradient of the waves is then a short product, not a thin one.
         columns = self.frequency.t().contiguous()
-        return nn.functional.linear(self.cos * g[:, dim:], columns) + g[:, :dim]
+        direct, by_waves = g.split([self.x.shape[1], len(self.frequency)], 1)
+        return nn.functional.linear(self.cos * by_waves, columns) + direct
 
     def push(self, v: Tensor) -> Tensor:
         return torch.cat([v, self.cos * nn.functional.linear(v, self.frequency)], 2)

@@ -1,11 +1,11 @@
 """Score and slices of its derivative for a plain perceptron, with the gradient by hand.
 
 For layers ``a_k = W_k h_{k-1} + b_k, h_k = phi(a_k)`` that end in a linear one to a single number E,
-with ``g_K = w, d_k = phi'(a_k) g_k, g_{k-1} = W_k' d_k`` going back and, along a probe v,
+with ``g_K = -w, d_k = phi'(a_k) g_k, g_{k-1} = W_k' d_k`` going back and, along a probe v,
 ``t_0 = v, u_k = W_k t_{k-1}, t_k = phi'(a_k) u_k`` going forward,
 
-    score            s = -g_0
-    slice     v'(ds/dx)v = - sum_k < phi''(a_k) g_k, u_k^2 > ,
+    score            s = g_0
+    slice     v'(ds/dx)v = sum_k < phi''(a_k) g_k, u_k^2 > ,
 
 since all curvature of E comes from the activations. One forward and one backward pass serve all probes,
 and a probe takes one more forward pass: half of the matrix products that differentiating the score by
@@ -44,13 +44,14 @@ class _Derivatives(NamedTuple):
 def _silu(phi: nn.Module, a: Tensor, sliced: bool) -> _Derivatives:
     s = torch.sigmoid(a)
     h = a * s
-    q = torch.addcmul(s, s, s, value=-1)
     third = None
     if sliced:
-        tilt = torch.rsub(s, 1, alpha=2)
+        q, tilt = torch.addcmul(s, s, s, value=-1), torch.rsub(s, 1, alpha=2)
         third = q * torch.addcmul(tilt * (a * tilt + 3), a, q, value=-2)
-    second = torch.add(a, h, alpha=-2).add_(2).mul_(q)  # q (2 + a (1 - 2 s))
-    return _Derivatives(h, torch.lerp(s, s.new_ones(()), h), second, third)
+    bent = torch.lerp(h, 2 - h, s)  # the second derivative is (1 - s) times 2 s + h (1 - 2 s)
+    return _Derivatives(
+        h, torch.lerp(s, s.new_ones(()), h), torch.addcmul(bent, s, bent, value=-1), third
+    )
 
 
 def _tanh(phi: nn.Module, a: Tensor, sliced: bool) -> _Derivatives:
@@ -187,7 +188,7 @@ class _Slices(torch.autograd.Function):
             a = F.linear(hidden[-1], w, bias)
             bends.append(_KNOWN[type(phi)](phi, a, len(v) > 0))
             hidden.append(bends[-1].value)
-        g = weights[-1].expand(len(x), -1)
+        g = (-weights[-1]).expand(len(x), -1)
         backs, falls = [g], []
         for w, bend in zip(weights[-2::-1], bends[::-1], strict=True):
             d = bend.first * g
@@ -202,7 +203,7 @@ class _Slices(torch.autograd.Function):
         for k in range(count if len(v) else 0):
             u = F.linear(tangents[-1], weights[k])
             along.append(u)
-            slices -= u.square().mul_(curves[k]).sum(2)
+            slices += u.square().mul_(curves[k]).sum(2)
             if k + 1 < count:
                 tangents.append(bends[k].first * u)
         ctx.count = count
@@ -210,7 +211,7 @@ class _Slices(torch.autograd.Function):
         ctx.save_for_backward(*weights)
         # Neither inputs nor outputs, and never differentiated again: they may live on the context.
         ctx.kept = _Kept(hidden, bends, backs, falls, curves, tangents, along)
-        return -g, slices
+        return g, slices
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -221,7 +222,7 @@ class _Slices(torch.autograd.Function):
         out: list[Tensor] = []  # the gradients of the weights
         inner: list[Tensor] = []  # what reaches each a_k
         # Up through the backward pass, with what the slices send to g and a.
-        g_bar = -grad_score
+        g_bar = grad_score
         for k in range(ctx.count):
             bend, curve = kept.bends[k], kept.curves[k]
             out.append(kept.falls[k].t() @ g_bar)
@@ -229,10 +230,10 @@ class _Slices(torch.autograd.Function):
             a_bar, g_bar = curve * d_bar, d_bar.mul_(bend.first)
             if sliced:
                 weighed = kept.along[k].square().mul_(each).sum(0)
-                g_bar.addcmul_(bend.second, weighed, value=-1)
-                a_bar.addcmul_(weighed.mul_(cast(Tensor, bend.third)), kept.backs[k + 1], value=-1)
+                g_bar.addcmul_(bend.second, weighed)
+                a_bar.addcmul_(weighed.mul_(cast(Tensor, bend.third)), kept.backs[k + 1])
             inner.append(a_bar)
-        out.append(g_bar.sum(0, keepdim=True))
+        out.append(-g_bar.sum(0, keepdim=True))
         # Down through the tangents and the forward pass.
         t_bar: Tensor | None = None
         h_bar: Tensor | None = None
@@ -241,7 +242,7 @@ class _Slices(torch.autograd.Function):
             bend, a_bar = kept.bends[k], inner[k]
             if sliced:
                 u = kept.along[k]
-                u_bar = (u * each).mul_(-2 * kept.curves[k])
+                u_bar = (u * each).mul_(2 * kept.curves[k])
                 if t_bar is not None:
                     u_bar.addcmul_(bend.first, t_bar)
                     a_bar.addcmul_(bend.second, t_bar.mul_(u).sum(0))

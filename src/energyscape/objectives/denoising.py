@@ -35,6 +35,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from energyscape.models import Denoiser, Energy, Preconditioning, per_row
 from energyscape.objectives.base import Aux, LossOutput, conditioned, kink, model_score
@@ -336,7 +337,7 @@ class DenoisingScoreMatching:
     ) -> LossOutput:
         """The loss of each row, shape (batch,)."""
         eps = torch.randn(x.shape, generator=rng, dtype=x.dtype, device=x.device)
-        count, apart = len(x), x.new_zeros(())
+        count, apart = len(x), None
         if self.antithetic:
             x, eps = torch.cat([x, x]), torch.cat([eps, -eps])
             label = None if label is None else label.repeat(2)
@@ -346,13 +347,14 @@ class DenoisingScoreMatching:
             score = model_score(conditioned(model, label), noisy, level, create_graph=training)
         score = score if training else score.detach()
         if self.stable:
-            # Both by way of the mean origin t: (x_sigma - t)/sigma^2, and |t - x_0|^2/sigma^4 apart.
-            moved = origin_moves(x, eps, x.new_full((count,), self.sigma), label=label)
-            target = torch.sub(eps, moved, alpha=1 / self.sigma) / self.sigma
-            apart = moved.square().flatten(1).sum(1) / self.sigma**4
+            # Both by way of the mean origin t: (t - x_sigma)/sigma^2, and |t - x_0|^2/sigma^4 apart.
+            moved = origin_moves(x, eps, self.sigma, label=label)
+            target = torch.sub(moved, eps, alpha=self.sigma).div_(self.sigma**2)
+            apart = moved.square().flatten(1).sum(1).mul_(0.5 / self.sigma**4)
         else:
-            target = eps / self.sigma
-        loss = 0.5 * ((score.to(x.dtype) + target).square().flatten(1).sum(1) + apart)
+            target = eps / -self.sigma
+        error = F.mse_loss(score.to(x.dtype), target, reduction="none").flatten(1).sum(1)
+        loss = 0.5 * error if apart is None else torch.add(apart, error, alpha=0.5)
         if self.antithetic:
             loss = loss.reshape(2, count).mean(0)
         return LossOutput(loss, aux, {})

@@ -43,7 +43,7 @@ _COLUMNS = 16
 def origin_moves(
     x: Tensor,
     eps: Tensor,
-    sigma: Tensor,
+    sigma: Tensor | float,
     *,
     label: Tensor | None = None,
     given: Tensor | None = None,
@@ -55,8 +55,8 @@ def origin_moves(
     ----------
     x, eps : Tensor of shape (batch, ...)
         Rows, and their noise of unit variance.
-    sigma : Tensor of shape (batch,)
-        Levels in data units.
+    sigma : Tensor of shape (batch,), or float
+        Levels in data units, or one for all.
     label : Tensor of shape (batch,), optional
         The class of each row, -1 where it has none.
     given : Tensor of shape (batch,), optional
@@ -79,9 +79,12 @@ def origin_moves(
     given = label if given is None else given
     if len(x) > _MOST:
         pieces = -(-len(x) // _MOST)
-        parts = [[None] * pieces if t is None else t.tensor_split(pieces) for t in (label, given)]
-        batches = zip(*(t.tensor_split(pieces) for t in (x, eps, sigma)), *parts, strict=True)
-        moves = [origin_moves(*b[:3], label=b[3], given=b[4], hidden=hidden) for b in batches]
+        held = (x, eps, sigma, label, given)
+        parts = [t.tensor_split(pieces) if isinstance(t, Tensor) else [t] * pieces for t in held]
+        moves = [
+            origin_moves(a, b, level, label=known, given=told, hidden=hidden)
+            for a, b, level, known, told in zip(*parts, strict=True)
+        ]
         return torch.cat(moves)
     if label is None and x.device.type == "cpu" and x.dtype == torch.float32:
         with torch.autocast(x.device.type, enabled=False):
@@ -93,7 +96,7 @@ def origin_moves(
     with torch.autocast(x.device.type, enabled=False):
         rows = x.flatten(1).to(exact)
         rows = rows - rows.mean(0)
-        level = sigma.to(exact)[:, None]
+        level = torch.as_tensor(sigma, dtype=exact, device=x.device).view(-1, 1)
         noisy = torch.addcmul(rows, level, eps.flatten(1).to(exact))
         # log w_ij but for what is common to a row.
         log_w = torch.addmm(-0.5 * rows.square().sum(1), noisy, rows.t()).div_(level.square())
@@ -106,7 +109,7 @@ def origin_moves(
         return (log_w.softmax(1) @ rows - rows).view(x.shape).to(x.dtype)
 
 
-def _near(rows: Tensor, noise: Tensor, sigma: Tensor) -> Tensor | None:
+def _near(rows: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor | None:
     """What each row moves by, where float32 is exact enough for all of them; None where not.
 
     But for what is common to a row ``log w_ij = (y_i . x_j - |x_j|^2 / 2) / sigma_i^2``: softmax
@@ -117,13 +120,21 @@ def _near(rows: Tensor, noise: Tensor, sigma: Tensor) -> Tensor | None:
     if columns > _NARROW or rows.numel() == 0 or not exact:
         return None
     farthest = float(torch.linalg.vector_norm(rows, math.inf)) * math.sqrt(columns)
-    if not farthest <= _NEAR * float(sigma.min()):
+    if not farthest <= _NEAR * (float(sigma.min()) if isinstance(sigma, Tensor) else sigma):
         return None
-    level = sigma[:, None].to(rows.dtype)
-    inverse = level.square().reciprocal()
-    rest = rows.new_zeros(len(rows), -(columns + 1) % _COLUMNS)
-    query = torch.cat([torch.addcmul(rows, level, noise) * inverse, inverse, rest], 1)[None, None]
-    squares = rows.square().sum(1, keepdim=True)
-    key = torch.cat([rows, -0.5 * squares, rest], 1)[None, None]
-    found = F.scaled_dot_product_attention(query, key, key, scale=1.0)
+    spare = 1 + -(columns + 1) % _COLUMNS
+    query, key = F.pad(rows, (0, spare)), F.pad(rows, (0, spare))
+    key[:, columns] = rows.square().sum(1).mul_(-0.5)
+    noisy, scale = query[:, :columns], 1.0
+    query[:, columns] = 1.0
+    if isinstance(sigma, Tensor):
+        level = sigma[:, None].to(rows.dtype)
+        noisy.addcmul_(level, noise)
+        query /= level.square()
+    else:
+        noisy.add_(noise, alpha=sigma)
+        scale = sigma**-2
+    found = F.scaled_dot_product_attention(
+        query[None, None], key[None, None], key[None, None], scale=scale
+    )
     return found[0, 0, :, :columns] - rows
