@@ -3,12 +3,16 @@ r"""Why a row is strange: which of its cells the rest of the row does not lead o
 **Blame.** Say that cell j was replaced by one that has nothing to do with the row. The odds of that
 against a whole row are, in the blurred data's density (:mod:`energyscape.detectors.energies`),
 
-    r_j(x) = -log p(x_j | x_-j) + log q_j(x_j),      -log p(x_j | x_-j) = E(x) - E(x without column j),
+    r_j(x) = -log p(x_j | x_-j) + log q_j(x_j),
+    p(x_j | x_-j) = sum_i w_i N(x_j; x_ij, s^2),    w_i ~ exp(-|x_-j - x_i,-j|^2 / 2 r^2),
 
 where q_j is the column's own density, mixed with one that reaches everywhere (a value that no row
-has). The column of the largest r_j, the mean over the two views of the table, is blamed first. Strange
-cells hide one another, hence the next is sought in the row *without* those blamed before, and is
-blamed only if its r_j is rarer among ordinary rows than one in twenty over all columns
+has). With r = s, the detectors' level, ``-log p(x_j | x_-j)`` is E(x) less the energy without column j.
+Among many names the nearest row alone says little, so the reach r is s or wider: the one by which
+reference rows expect their own cells most (the pseudo-likelihood, Besag 1975). The column of the
+largest r_j, the mean over the two views of the table, is blamed first. Strange cells hide one another,
+hence the next is sought in the row *without* those blamed before, and is blamed only if its r_j is
+rarer among ordinary rows than one in twenty over all columns
 (:class:`~energyscape.detectors.surprise.TailLaw`).
 
 **What was expected** of a blamed cell is told by the rows nearest in all other columns: their median
@@ -20,7 +24,7 @@ true cell as often as stated.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -33,6 +37,9 @@ __all__ = ["Expected", "Reasons", "find_rows"]
 
 _LEVEL = 0.5
 _CELLS = 400_000
+#: Reaches that are tried, in levels, and rows that tell which is best.
+_REACHES = (1.0, 2**0.5, 2.0, 2**1.5)
+_JUDGES = 100
 #: Reference rows that reasons are sought among, and how many of them tell what is usual.
 _MOST_ROWS, _PROBES = 4000, 400
 _NEAR = 40
@@ -65,6 +72,7 @@ class Reasons:
     widening : for each number how far its interval reaches beyond the neighbours' own, in their
         spreads; for each name the share of neighbours that its set must hold.
     coverage : what intervals and sets are for.
+    reach : the width of the kernels that weigh reference rows by the rest of a row.
 
     Examples
     --------
@@ -88,6 +96,7 @@ class Reasons:
     laws: tuple[TailLaw, ...]
     widening: NDArray[np.float64]
     coverage: float
+    reach: float = _LEVEL
 
     @classmethod
     def fit(
@@ -111,10 +120,13 @@ class Reasons:
         if len(rows) > _PROBES:
             probes = np.sort(np.random.default_rng(seed).permutation(len(rows))[:_PROBES])
         bare = cls(rows, tuple(views), cells, (), np.empty(0), coverage)
+        judges = probes[:: max(1, len(probes) // _JUDGES)]
+        tried = [replace(bare, reach=_LEVEL * wide) for wide in _REACHES]
+        bare = min(tried, key=lambda r: r._unexpected(rows.take(judges), judges))
         usual = bare.odds(rows.take(probes), own=probes)
         laws = tuple(TailLaw.fit(column) for column in usual.T)
         widening = bare._calibrate(rows.take(probes), probes)
-        return cls(rows, tuple(views), cells, laws, widening, coverage)
+        return replace(bare, laws=laws, widening=widening)
 
     @property
     def num_columns(self) -> int:
@@ -140,22 +152,36 @@ class Reasons:
             Where the rows stand among the reference rows (-1: nowhere): they are compared with the
             others.
         """
+        cells, elsewhere = self._terms(rows, without, own)
+        return cells - elsewhere
+
+    def _unexpected(self, rows: TableRows, own: NDArray[np.int64]) -> float:
+        """The mean of ``-log p(x_j | x_-j)`` over cells, nats."""
+        return float(self._terms(rows, None, own)[0].mean())
+
+    def _terms(
+        self, rows: TableRows, without: NDArray[np.bool_] | None, own: NDArray[np.int64] | None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """``-log p(x_j | x_-j)`` and ``-log q_j(x_j)``, means over the views, shape (m, C)."""
         if without is None:
             without = np.zeros((len(rows), self.num_columns), dtype=bool)
-        out = np.zeros((len(rows), self.num_columns))
-        for view, cells in zip(self.views, self.cells, strict=True):
+        cells, elsewhere = np.zeros((2, len(rows), self.num_columns))
+        narrower = (_LEVEL / self.reach) ** 2
+        for view, known in zip(self.views, self.cells, strict=True):
             x = view.cells(rows)
             for part in self._blocks(len(rows)):
-                columns = self._columns(x, rows.codes, cells, part)
+                columns = self._columns(x, rows.codes, known, part)
                 alone = None if own is None else own[part]
                 total = self._total(columns, without[part], alone)
-                whole = _energy(total)
+                whole = _energy(total) if narrower == 1 else None
                 for j in range(self.num_columns):
                     squares = columns(j)
-                    rest = _energy(total - squares * ~without[part, j, None])
+                    rest = (total - squares * ~without[part, j, None]) * narrower
+                    both = _energy(rest + squares) if whole is None else whole
+                    cells[part, j] += both - _energy(rest)
                     _leave_out(squares, alone)
-                    out[part, j] += whole - rest - self._elsewhere(squares)
-        return out / len(self.views)
+                    elsewhere[part, j] += self._elsewhere(squares)
+        return cells / len(self.views), elsewhere / len(self.views)
 
     def _elsewhere(self, squares: NDArray[np.float64]) -> NDArray[np.float64]:
         """``-log q_j``: the column's own density with one row more, which stands everywhere."""
