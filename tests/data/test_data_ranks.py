@@ -10,7 +10,7 @@ from scipy.special import ndtr
 
 from energyscape.data import TableCodec, codec_from_state, schema_from_array
 from energyscape.data.blocks import NumberBlock, SignBlock, StepBlock
-from energyscape.data.ranks import RankBlock, ranked, spikes, stepped
+from energyscape.data.ranks import RankBlock, clumped, ranked, spikes, stepped
 
 
 def log_normal(x: np.ndarray) -> np.ndarray:
@@ -121,6 +121,28 @@ def test_spikes_stand_out_and_rounding_makes_none() -> None:
     assert ranked(np.maximum(smooth, 0.0), False)
     assert ranked(rng.integers(0, 4, 300).astype(float), True)
     assert not ranked(rng.poisson(4000, 300).astype(float), True)
+
+
+def test_clumps_stand_out_and_tails_do_not() -> None:
+    """A tenth of the rows within a thousandth of the range is a clump, without any ties; smooth laws
+    with tails of every weight, few rows and ties have none. Its density is that of a histogram."""
+    rng = np.random.default_rng(0)
+    clump = np.concatenate([rng.normal(size=1800), 1 + 0.001 * rng.uniform(-0.5, 0.5, 200)])
+    assert clumped(clump)
+    assert len(spikes(clump)) == 0
+    assert ranked(clump, False)
+    laws = [
+        rng.normal(size=2000),
+        rng.standard_cauchy(2000),
+        rng.pareto(0.5, 2000),
+        rng.random(300),
+    ]
+    laws += [np.exp(3 * rng.normal(size=2000)), rng.exponential(size=500)]
+    laws += [clump[::20], np.round(clump, 1), rng.integers(0, 40, 2000).astype(float)]
+    assert not any(clumped(v) for v in laws)
+    x, log_abs_det = fitted(clump, False).encode(np.array([1.0]), None)
+    density = float(np.exp(log_normal(x[0, 0]) + log_abs_det[0]))
+    assert density == pytest.approx(0.1 / 0.001, rel=0.3)
 
 
 def test_the_codec_takes_ranks_where_they_are_due_and_keeps_them() -> None:
