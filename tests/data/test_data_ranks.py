@@ -125,7 +125,8 @@ def test_spikes_stand_out_and_rounding_makes_none() -> None:
 
 def test_clumps_stand_out_and_tails_do_not() -> None:
     """A tenth of the rows within a thousandth of the range is a clump, without any ties; smooth laws
-    with tails of every weight, few rows and ties have none. Its density is that of a histogram."""
+    with tails of every weight, modes far apart, few rows and ties have none. Its density is that of
+    a histogram."""
     rng = np.random.default_rng(0)
     clump = np.concatenate([rng.normal(size=1800), 1 + 0.001 * rng.uniform(-0.5, 0.5, 200)])
     assert clumped(clump)
@@ -138,6 +139,7 @@ def test_clumps_stand_out_and_tails_do_not() -> None:
         rng.random(300),
     ]
     laws += [np.exp(3 * rng.normal(size=2000)), rng.exponential(size=500)]
+    laws += [np.concatenate([rng.normal(size=900), gap + rng.normal(size=900)]) for gap in (9, 90)]
     laws += [clump[::20], np.round(clump, 1), rng.integers(0, 40, 2000).astype(float)]
     assert not any(clumped(v) for v in laws)
     x, log_abs_det = fitted(clump, False).encode(np.array([1.0]), None)

@@ -26,7 +26,7 @@ _MOST_KNOTS = 128
 _COARSE_SHARE = 0.1
 _FEW_STEPS = 16
 _ROWS_BETWEEN = 10
-_CLUMP_BINS, _CLUMP_RATIO = 50, 10.0
+_CLUMP_BINS, _CLUMP_RATIO, _CLUMP_WIDTH = 50, 10.0, 0.05
 _SPIKE_SHARE, _SPIKE_ROWS, _SPIKE_RATIO, _SPIKE_NEIGHBOURS = 0.02, 10, 5.0, 5
 
 
@@ -50,10 +50,12 @@ def spikes(values: np.ndarray) -> np.ndarray:
 
 
 def clumped(values: np.ndarray) -> bool:
-    """Whether a number's density jumps: next to a fiftieth of the rows lies one ten times as wide.
+    """Whether a number has lumps that are no ties: a fiftieth of the rows, a twentieth as wide as
+    fiftieths are in the mean, with a neighbour ten times as wide.
 
-    Values measured with a little noise about a few points do, and modes far apart; tails do not (a
-    Cauchy's fiftieths differ by 3, those of ``1 / u^2`` by 5), nor ties, of which rounding makes many.
+    Values at the end of a scale that are measured with a little noise do. Tails do not (a Cauchy's
+    fiftieths differ by 3, those of ``1 / u^2`` by 5), nor modes up to 200 of their
+    deviations apart, nor ties, of which rounding makes many.
 
     >>> v = np.linspace(-1, 1, 500)
     >>> clumped(np.concatenate([v, 0.001 * v])), clumped(np.tan(1.57 * v))
@@ -67,8 +69,9 @@ def clumped(values: np.ndarray) -> bool:
     wide = np.diff(np.quantile(v, np.linspace(0, 1, bins + 1)))[1:-1]
     if not wide.all():
         return False
-    ratio = wide[1:] / wide[:-1]
-    return bool(np.maximum(ratio, 1 / ratio).max() >= _CLUMP_RATIO)
+    narrow, other = np.sort([wide[1:], wide[:-1]], axis=0)
+    lumps = (other >= _CLUMP_RATIO * narrow) & (narrow <= _CLUMP_WIDTH * wide.mean())
+    return bool(lumps.any())
 
 
 def stepped(values: np.ndarray) -> bool:
