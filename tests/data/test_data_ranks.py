@@ -10,7 +10,7 @@ from scipy.special import ndtr
 
 from energyscape.data import TableCodec, codec_from_state, schema_from_array
 from energyscape.data.blocks import NumberBlock, SignBlock, StepBlock
-from energyscape.data.ranks import RankBlock, clumped, ranked, spikes, stepped
+from energyscape.data.ranks import RankBlock, _gaps, clumped, ranked, spikes, stepped
 
 
 def log_normal(x: np.ndarray) -> np.ndarray:
@@ -145,6 +145,19 @@ def test_clumps_stand_out_and_tails_do_not() -> None:
     x, log_abs_det = fitted(clump, False).encode(np.array([1.0]), None)
     density = float(np.exp(log_normal(x[0, 0]) + log_abs_det[0]))
     assert density == pytest.approx(0.1 / 0.001, rel=0.3)
+
+
+def test_no_mass_lies_in_the_gap_between_clumps() -> None:
+    """Nothing is drawn where a scale has nothing, be there few rows or many; smooth laws have the knots
+    that they had."""
+    rng = np.random.default_rng(1)
+    for n in (300, 3000):
+        v = np.where(rng.random(n) < 0.1, 0.001 * rng.normal(size=n), 10 + 10 * rng.random(n))
+        block = fitted(v, False)
+        drawn = block.decode(rng.normal(size=(20_000, 1)))
+        assert ((drawn > 0.1) & (drawn < 9.5)).mean() < 1 / n
+        for smooth in (rng.normal(size=n), rng.standard_cauchy(n), np.exp(3 * rng.normal(size=n))):
+            assert len(_gaps(np.sort(smooth), np.arange(0, n, n // 30))) == 0
 
 
 def test_the_codec_takes_ranks_where_they_are_due_and_keeps_them() -> None:

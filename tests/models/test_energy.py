@@ -292,3 +292,23 @@ def test_a_flattening_perceptron_gives_scores_in_the_shape_of_its_rows() -> None
     assert found is not None
     torch.testing.assert_close(found[0], value)
     torch.testing.assert_close(found[1], -grad)
+
+
+def test_how_many_rows_at_once_is_known_of_networks_alone() -> None:
+    """Of a sum only if of every part, in a moment however deep it is nested, and by asking nothing of a
+    parametrised weight; a function may hold something for each row."""
+    net = NetworkEnergy(plain(nn.SiLU()))
+    x = points(3)
+    rows = net.rows_at_once(x)
+    assert rows is not None
+    assert (2.0 * ConfinedEnergy(net, 1.0)).rows_at_once(x) == rows
+    deep = net
+    for _ in range(40):
+        deep = deep + net
+    assert deep.rows_at_once(x) == rows
+    assert (deep + gaussian((0.0, 0.0), 1.0)).rows_at_once(x) is None
+    assert FunctionEnergy(lambda z: z.sum(1)).rows_at_once(x) is None
+    normed = nn.Sequential(spectral_norm(nn.Linear(2, 4)), nn.SiLU(), nn.Linear(4, 1)).train()
+    before = [b.clone() for b in normed.buffers()]
+    NetworkEnergy(normed).rows_at_once(x)
+    assert all(torch.equal(a, b) for a, b in zip(before, normed.buffers(), strict=True))

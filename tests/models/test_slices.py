@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -157,3 +160,21 @@ def test_sine_and_cosine_share_their_derivatives() -> None:
     torch.testing.assert_close(both(angle), (angle.sin(), angle.cos()))
     assert torch.autograd.gradcheck(both, angle)
     assert torch.autograd.gradgradcheck(both, angle)
+
+
+def test_what_a_gradient_needs_is_let_go_with_its_score() -> None:
+    """No output is kept by its own graph: memory must not wait for the collector of cycles."""
+    net, x = MLP((3,), width=8, scalar=True), torch.zeros(4, 3)
+    probes = torch.ones(2, 4, 3)
+    gc.collect()
+    gc.disable()
+    try:
+        for given in (None, probes):
+            found = score_and_slices_by_layers(net, x, given)
+            assert found is not None
+            node = weakref.ref(found[0].grad_fn.next_functions[0][0])
+            (found[0].sum() + found[1].sum()).backward()
+            del found
+            assert node() is None
+    finally:
+        gc.enable()

@@ -15,6 +15,7 @@ law is one of a lump and a smooth part, and both are exact. Whole numbers are sp
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -26,6 +27,7 @@ _MOST_KNOTS = 128
 _COARSE_SHARE = 0.1
 _FEW_STEPS = 16
 _ROWS_BETWEEN = 10
+_GAP_SHARE = 0.8
 _CLUMP_BINS, _CLUMP_RATIO, _CLUMP_WIDTH = 50, 10.0, 0.05
 _SPIKE_SHARE, _SPIKE_ROWS, _SPIKE_RATIO, _SPIKE_NEIGHBOURS = 0.02, 10, 5.0, 5
 
@@ -54,7 +56,7 @@ def clumped(values: np.ndarray) -> bool:
     fiftieths are in the mean, with a neighbour ten times as wide.
 
     Values at the end of a scale that are measured with a little noise do. Tails do not (a Cauchy's
-    fiftieths differ by 3, those of ``1 / u^2`` by 5), nor modes up to 200 of their
+    fiftieths differ by 3, those of ``1 / u^2`` by 5), nor two modes of 500 rows up to 200 of their
     deviations apart, nor ties, of which rounding makes many.
 
     >>> v = np.linspace(-1, 1, 500)
@@ -188,10 +190,26 @@ def _levels(n: int) -> np.ndarray:
     return np.unique(np.concatenate([np.linspace(0, 1, pieces + 1), ends, 1 - ends]))
 
 
+def _gaps(v: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Both ends of a spacing that is nearly all of the piece between two knots.
+
+    Without knots there the map would spread the piece's rows over the gap. The outermost pieces are
+    tails, whose spacings are as wide as they are few.
+    """
+    ends: list[int] = []
+    for first, last in pairwise(places[1:-1]):
+        spacing = np.diff(v[first : last + 1])
+        widest = int(spacing.argmax())
+        if spacing[widest] > _GAP_SHARE * (v[last] - v[first]):
+            ends += [first + widest, first + widest + 1]
+    return np.array(ends, dtype=np.int64)
+
+
 def _continuous(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Knots at quantiles of sorted values, those of spikes twice, and the share of rows below."""
     n = len(v)
     places = np.unique((_levels(n) * (n - 1)).round().astype(int))
+    places = np.unique(np.concatenate([places, _gaps(v, places)]))
     knots = np.unique(v[places])
     ranks = (np.searchsorted(v, knots, "left") + np.searchsorted(v, knots, "right")) / (2 * n)
     lumps = spikes(v)

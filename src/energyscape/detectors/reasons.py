@@ -157,12 +157,17 @@ class Reasons:
 
     def _unexpected(self, rows: TableRows, own: NDArray[np.int64]) -> float:
         """The mean of ``-log p(x_j | x_-j)`` over cells, nats."""
-        return float(self._terms(rows, None, own)[0].mean())
+        return float(self._terms(rows, None, own, both=False)[0].mean())
 
     def _terms(
-        self, rows: TableRows, without: NDArray[np.bool_] | None, own: NDArray[np.int64] | None
+        self,
+        rows: TableRows,
+        without: NDArray[np.bool_] | None,
+        own: NDArray[np.int64] | None,
+        *,
+        both: bool = True,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """``-log p(x_j | x_-j)`` and ``-log q_j(x_j)``, means over the views, shape (m, C)."""
+        """``-log p(x_j | x_-j)`` and, if asked for, ``-log q_j(x_j)``, means over the views, (m, C)."""
         if without is None:
             without = np.zeros((len(rows), self.num_columns), dtype=bool)
         cells, elsewhere = np.zeros((2, len(rows), self.num_columns))
@@ -177,10 +182,11 @@ class Reasons:
                 for j in range(self.num_columns):
                     squares = columns(j)
                     rest = (total - squares * ~without[part, j, None]) * narrower
-                    both = _energy(rest + squares) if whole is None else whole
-                    cells[part, j] += both - _energy(rest)
-                    _leave_out(squares, alone)
-                    elsewhere[part, j] += self._elsewhere(squares)
+                    joint = _energy(rest + squares) if whole is None else whole
+                    cells[part, j] += joint - _energy(rest)
+                    if both:
+                        _leave_out(squares, alone)
+                        elsewhere[part, j] += self._elsewhere(squares)
         return cells / len(self.views), elsewhere / len(self.views)
 
     def _elsewhere(self, squares: NDArray[np.float64]) -> NDArray[np.float64]:

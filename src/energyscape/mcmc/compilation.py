@@ -223,7 +223,9 @@ def _compiled(
 
     def run(state: Any, noise: Any) -> Walked:
         with torch._dynamo.config.patch(settings):
-            count = _groups(len(state.x), None if at_once is None else at_once(state.x))
+            # What turned out not to compile is walked as it would have been.
+            asked = at_once is not None and chunk is not plain
+            count = _groups(len(state.x), at_once(state.x)) if at_once and asked else 1
             if count == 1:
                 return along(state, noise)
             groups = zip(_split(state, count, 0), _split(noise, count, 1), strict=True)

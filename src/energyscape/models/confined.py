@@ -37,6 +37,10 @@ class ConfinedEnergy(Energy):
         """The tilted energy given one class, or one class a row, where the energy within has them."""
         return ConfinedEnergy(given(self.energy, label), self.scale, self.get_buffer("centre"))
 
+    def rows_at_once(self, x: Tensor) -> int | None:
+        """As many as the energy within takes."""
+        return self.energy.rows_at_once(x)
+
     def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         """The tilted energy, shape (batch,)."""
         offset = (x - self.get_buffer("centre").to(x.dtype)) / self.scale

@@ -83,11 +83,11 @@ class Energy(nn.Module, abc.ABC):
         return None
 
     def rows_at_once(self, x: Tensor) -> int | None:
-        """How many rows like those of x the energies within take within the caches; None if unknown."""
-        known = [
-            e.rows_at_once(x) for e in self.modules() if e is not self and isinstance(e, Energy)
-        ]
-        return min((rows for rows in known if rows is not None), default=None)
+        """How many rows like those of x are evaluated within the caches, each by itself.
+
+        None where that is not known: of a function, say, that holds something for each row.
+        """
+        return None
 
     def at(self, sigma: float | None = None) -> Target:
         """The unnormalised log-density ``-E`` at one level as a target for Markov chains."""
@@ -197,6 +197,11 @@ class SumEnergy(Energy):
             low, high = torch.maximum(low, lower), torch.minimum(high, upper)
         return low, high
 
+    def rows_at_once(self, x: Tensor) -> int | None:
+        """As many as each of the parts takes; None where one does not know."""
+        known = [cast(Energy, e).rows_at_once(x) for e in self.energies]
+        return min((k for k in known if k is not None), default=None) if None not in known else None
+
     def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         """The sum, shape (batch,)."""
         total = self.energies[0](x, sigma)
@@ -240,6 +245,10 @@ class ScaledEnergy(Energy):
     def box(self) -> tuple[Tensor, Tensor] | None:
         """That of the energy within."""
         return self.energy.box
+
+    def rows_at_once(self, x: Tensor) -> int | None:
+        """As many as the energy within takes."""
+        return self.energy.rows_at_once(x)
 
     def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         """The scaled energy, shape (batch,)."""

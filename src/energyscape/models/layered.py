@@ -198,9 +198,9 @@ def rows_at_once(network: nn.Module, x: Tensor) -> int | None:
 
 
 def _rows_at_once(layers: list[Any]) -> int:
-    return max(
-        1, _PART * torch.get_num_threads() // max(len(layer.weight) for layer in layers[::2])
-    )
+    # By their stated sizes: to ask a parametrised weight is to work it out.
+    widest = max(layer.out_features for layer in layers[::2])
+    return max(1, _PART * torch.get_num_threads() // widest)
 
 
 def _by_parts(layers: list[Any], x: Tensor) -> tuple[Tensor, Tensor]:

@@ -162,7 +162,11 @@ def _through(
 
 
 class _Kept(NamedTuple):
-    """What the gradient needs of the three passes; `falls` are the d_k, `curves` phi''(a_k) g_k."""
+    """What the gradient needs of the three passes; `backs` are the g_k, `falls` the d_k (both from
+    k = 1), `curves` phi''(a_k) g_k.
+
+    No output may be among them: it would hold itself alive by way of its graph.
+    """
 
     hidden: list[Tensor]
     bends: list[_Derivatives]
@@ -189,15 +193,14 @@ class _Slices(torch.autograd.Function):
             bends.append(_KNOWN[type(phi)](phi, a, len(v) > 0))
             hidden.append(bends[-1].value)
         g = (-weights[-1]).expand(len(x), -1)
-        backs, falls = [g], []
+        backs, falls = [], []
         for w, bend in zip(weights[-2::-1], bends[::-1], strict=True):
-            d = bend.first * g
-            g = d @ w
-            falls.append(d)
             backs.append(g)
+            falls.append(bend.first * g)
+            g = falls[-1] @ w
         backs.reverse()
         falls.reverse()
-        curves = [bend.second * back for bend, back in zip(bends, backs[1:], strict=True)]
+        curves = [bend.second * back for bend, back in zip(bends, backs, strict=True)]
         tangents, along = [v], []
         slices = x.new_zeros(v.shape[:2])
         for k in range(count if len(v) else 0):
@@ -211,7 +214,7 @@ class _Slices(torch.autograd.Function):
         ctx.save_for_backward(*weights)
         # Neither inputs nor outputs, and never differentiated again: they may live on the context.
         ctx.kept = _Kept(hidden, bends, backs, falls, curves, tangents, along)
-        return g, slices
+        return g.contiguous(), slices
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -231,7 +234,7 @@ class _Slices(torch.autograd.Function):
             if sliced:
                 weighed = kept.along[k].square().mul_(each).sum(0)
                 g_bar.addcmul_(bend.second, weighed)
-                a_bar.addcmul_(weighed.mul_(cast(Tensor, bend.third)), kept.backs[k + 1])
+                a_bar.addcmul_(weighed.mul_(cast(Tensor, bend.third)), kept.backs[k])
             inner.append(a_bar)
         out.append(-g_bar.sum(0, keepdim=True))
         # Down through the tangents and the forward pass.

@@ -350,7 +350,7 @@ class DenoisingScoreMatching:
             # Both by way of the mean origin t: (t - x_sigma)/sigma^2, and |t - x_0|^2/sigma^4 apart.
             moved = origin_moves(x, eps, self.sigma, label=label)
             target = torch.sub(moved, eps, alpha=self.sigma).div_(self.sigma**2)
-            apart = moved.square().flatten(1).sum(1).mul_(0.5 / self.sigma**4)
+            apart = (moved / self.sigma**2).square().flatten(1).sum(1).mul_(0.5)
         else:
             target = eps / -self.sigma
         error = F.mse_loss(score.to(x.dtype), target, reduction="none").flatten(1).sum(1)

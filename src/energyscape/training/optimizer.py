@@ -18,7 +18,8 @@ __all__ = ["FusedAdamW"]
 class FusedAdamW(torch.optim.AdamW):
     """`torch.optim.AdamW` with ``fused=True`` for the parameters of one device.
 
-    As with torch's, ``grad_scale`` is what gradients are divided by as they are read, or None.
+    As with torch's, ``grad_scale`` is what gradients are divided by as they are read, or None. Hooks
+    of a step are not called, nor is it recorded by name in profiles.
 
     Examples
     --------

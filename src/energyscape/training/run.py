@@ -398,7 +398,7 @@ class Run:
 def _norm(grads: list[Tensor]) -> float:
     """The norm of all gradients together, each read once."""
     norms = torch.stack(list(torch._foreach_norm(grads)))
-    return float(torch.linalg.vector_norm(norms))
+    return float(torch.linalg.vector_norm(norms.double() if norms.device.type != "mps" else norms))
 
 
 def choose_device(name: str) -> torch.device:
