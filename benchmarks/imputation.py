@@ -217,7 +217,8 @@ def show(results: list[dict[str, Any]]) -> None:
             ]
             if of:
                 rmse, accuracy, coverage = (
-                    np.mean([r[k] for r in of]) for k in ("rmse", "accuracy", "coverage")
+                    np.mean(np.array([r[k] for r in of], dtype=np.float64))  # None is no number
+                    for k in ("rmse", "accuracy", "coverage")
                 )
                 line += f"| {method} {rmse:.3f} {accuracy:.3f} {coverage:.2f} "
         print(line)
