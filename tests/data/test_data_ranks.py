@@ -147,7 +147,7 @@ def test_clumps_stand_out_and_tails_do_not() -> None:
     assert density == pytest.approx(0.1 / 0.001, rel=0.3)
 
 
-def test_no_mass_lies_in_the_gap_between_clumps() -> None:
+def test_less_than_a_rows_share_lies_in_the_gap_between_clumps() -> None:
     """Nothing is drawn where a scale has nothing, be there few rows or many; smooth laws have the knots
     that they had."""
     rng = np.random.default_rng(1)

@@ -308,6 +308,11 @@ def test_how_many_rows_at_once_is_known_of_networks_alone() -> None:
     assert deep.rows_at_once(x) == rows
     assert (deep + gaussian((0.0, 0.0), 1.0)).rows_at_once(x) is None
     assert FunctionEnergy(lambda z: z.sum(1)).rows_at_once(x) is None
+
+    class OfEachChain(NetworkEnergy):
+        """A user's own, with something for each row."""
+
+    assert OfEachChain(net.network).rows_at_once(x) is None
     normed = nn.Sequential(spectral_norm(nn.Linear(2, 4)), nn.SiLU(), nn.Linear(4, 1)).train()
     before = [b.clone() for b in normed.buffers()]
     NetworkEnergy(normed).rows_at_once(x)

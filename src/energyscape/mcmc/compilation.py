@@ -224,8 +224,8 @@ def _compiled(
     def run(state: Any, noise: Any) -> Walked:
         with torch._dynamo.config.patch(settings):
             # What turned out not to compile is walked as it would have been.
-            asked = at_once is not None and chunk is not plain
-            count = _groups(len(state.x), at_once(state.x)) if at_once and asked else 1
+            known = None if at_once is None or chunk is plain else at_once(state.x)
+            count = _groups(len(state.x), known)
             if count == 1:
                 return along(state, noise)
             groups = zip(_split(state, count, 0), _split(noise, count, 1), strict=True)

@@ -39,7 +39,7 @@ class ConfinedEnergy(Energy):
 
     def rows_at_once(self, x: Tensor) -> int | None:
         """As many as the energy within takes."""
-        return self.energy.rows_at_once(x)
+        return self.energy.rows_at_once(x) if type(self) is ConfinedEnergy else None
 
     def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         """The tilted energy, shape (batch,)."""

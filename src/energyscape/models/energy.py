@@ -199,8 +199,11 @@ class SumEnergy(Energy):
 
     def rows_at_once(self, x: Tensor) -> int | None:
         """As many as each of the parts takes; None where one does not know."""
-        known = [cast(Energy, e).rows_at_once(x) for e in self.energies]
-        return min((k for k in known if k is not None), default=None) if None not in known else None
+        if type(self) is not SumEnergy:
+            return None
+        each = (cast(Energy, e).rows_at_once(x) for e in self.energies)
+        known = [rows for rows in each if rows is not None]
+        return min(known) if len(known) == len(self.energies) else None
 
     def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         """The sum, shape (batch,)."""
@@ -248,7 +251,7 @@ class ScaledEnergy(Energy):
 
     def rows_at_once(self, x: Tensor) -> int | None:
         """As many as the energy within takes."""
-        return self.energy.rows_at_once(x)
+        return self.energy.rows_at_once(x) if type(self) is ScaledEnergy else None
 
     def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         """The scaled energy, shape (batch,)."""

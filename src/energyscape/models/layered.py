@@ -135,10 +135,14 @@ class Lifted(Protocol):
 
 def lifted(network: nn.Module, x: Tensor) -> tuple[nn.Module, Lifted] | None:
     """The layers above a network's features of the rows x, and those; None if it has none."""
-    lift = getattr(network, "lift", None)
-    if lift is None or _hooked(network):
+    if not _lifts(network):
         return None
-    return cast(nn.Module, network.layers), cast(Lifted, lift(x.flatten(1)))
+    lift = cast(Callable[[Tensor], Lifted], network.lift)
+    return cast(nn.Module, network.layers), lift(x.flatten(1))
+
+
+def _lifts(network: nn.Module) -> bool:
+    return hasattr(network, "lift") and not _hooked(network)
 
 
 def energy_and_score_by_layers(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -191,9 +195,7 @@ def rows_at_once(network: nn.Module, x: Tensor) -> int | None:
     """
     if x.device.type != "cpu":
         return None
-    layers = plain_layers(
-        getattr(network, "layers", network) if hasattr(network, "lift") else network
-    )
+    layers = plain_layers(cast(nn.Module, network.layers) if _lifts(network) else network)
     return None if layers is None else _rows_at_once(layers)
 
 

@@ -47,7 +47,8 @@ class NetworkEnergy(Energy):
 
     def rows_at_once(self, x: Tensor) -> int | None:
         """How many rows like those of x a plain perceptron takes within the caches; None for others."""
-        return rows_at_once(self.network, x)
+        # Other kinds of it may hold something for each row.
+        return rows_at_once(self.network, x) if type(self) is NetworkEnergy else None
 
     def energy_and_score(
         self, x: Tensor, sigma: float | Tensor | None = None, *, create_graph: bool = False
