@@ -3,8 +3,9 @@
 The model is one energy at one small noise level, ``p = exp(-E)/Z``. Ratios need no Z. After training
 
     chains   settle on the averaged weights; some are kept as starts of samples, some are judged
-    log Z    by annealed importance sampling from a Gaussian fitted to the training rows, upwards
-             from its draws and downwards from the settled chains
+    log Z    in one and two dimensions on a grid; in more by annealed importance sampling from a
+             Gaussian fitted to the training rows, upwards from its draws and downwards from the
+             settled chains
 
 and the log-density is ``-E - log Z`` where both sides agree. Where they do not it stays unnormalised,
 and says so.
@@ -31,7 +32,7 @@ from energyscape.families.labels import class_codes
 from energyscape.families.log_z import Verdict, broad_base, normalised
 from energyscape.families.networks import PerClass
 from energyscape.families.walks import SAMPLERS, settled, settled_given, walker, warmed
-from energyscape.mcmc import MALA, GaussianBase, Kernel, ParallelTempering, run_chains
+from energyscape.mcmc import MALA, GaussianBase, Kernel, LogZ, ParallelTempering, run_chains
 from energyscape.models import ClassEnergy, ConfinedEnergy, Energy, NetworkEnergy
 
 __all__ = ["EnergyEstimator", "network_energy"]
@@ -214,16 +215,24 @@ class EnergyEstimator(DensityEstimator):
             "stderr": found.stderr,
             "lower": found.lower,
             "upper": found.upper,
-            "gap": found.gap,
-            "ess": found.ess,
-            "rungs": len(found.betas),
-            "trusted": verdict.trusted,
         }
+        if isinstance(found, LogZ):
+            record |= {"gap": found.gap, "ess": found.ess, "rungs": len(found.betas)}
+        else:
+            record |= {"points": found.points}
+        record["trusted"] = verdict.trusted
         self.info_["log_z"] = {
-            k: v if v is not None and math.isfinite(v) else None for k, v in record.items()
+            "kind": verdict.kind,
+            **{k: v if v is not None and math.isfinite(v) else None for k, v in record.items()},
         }
         if verdict.trusted:
-            self.facts_ |= {"log_z": found.estimate, "log_z_stderr": found.stderr}
+            self.facts_ |= {
+                "log_z": found.estimate,
+                "log_z_stderr": found.stderr,
+                "log_z_kind": verdict.kind,
+            }
+            if verdict.reason:
+                self._note(f"{verdict.reason}; train longer")
             return
         self._note(
             f"log_prob is unnormalised: {verdict.reason}; train longer, or take the family edm for "
@@ -360,7 +369,7 @@ class EnergyEstimator(DensityEstimator):
         if log_z is None:
             return Values(value, "unnormalised", np.full(len(value), math.nan))
         stderr = np.full(len(value), self.facts_["log_z_stderr"])
-        return Values(value - log_z, "ais", stderr)
+        return Values(value - log_z, self.facts_.get("log_z_kind", "ais"), stderr)
 
     def _surprise(self, x: Tensor) -> Tensor:
         """How strange each row is, shared out over dimensions by squared score."""

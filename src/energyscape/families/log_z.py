@@ -1,15 +1,17 @@
 """log Z of a fitted energy, and whether to trust it: mass far from the data is looked for.
 
-Bounds bracket log Z where their chains go. An energy is free to fall where there were no rows, and
-chains that start at the data never see it: both bounds can lie below the truth and agree. So some of
-the chains start far out.
+In one and two dimensions a grid sees everything at once, and log Z is an integral. In more it is
+estimated by chains, whose bounds bracket log Z where they go. An energy is free to fall where there
+were no rows, and chains that start at the data never see it: both bounds can lie below the truth and
+agree. So some of the chains start far out.
 
-    few dimensions   the base is a mixture of a Gaussian fitted to the rows and a wide round one. Mass
-                     far out is found and counted; where the draws of the model miss it, the bound
-                     from above falls below the one from below, and the estimate is refused.
-    more dimensions  narrow and wide shells hardly meet there, and one ladder does not serve both. A
-                     second run starts from the wide Gaussian alone; the estimate is refused where the
-                     draws it ends with lie outside those of the model, or its bound above theirs.
+    three and four  the base is a mixture of a Gaussian fitted to the rows and a wide round one. Mass
+                    far out is found and counted; where the draws of the model miss it, the bound from
+                    above may fall below the one from below, and the estimate is refused.
+    all             a second run starts from the wide Gaussian alone (in more dimensions narrow and wide
+                    shells hardly meet, and one ladder does not serve both). The estimate is refused
+                    where the draws it ends with lie outside those of the model, or its bound above
+                    theirs.
 
 A few strays among the draws, of energies that no draw of the model has, would spoil every mean of 1/p:
 the share `_STRAYS` of highest energy is left out, which lowers the bound from above by at most
@@ -27,12 +29,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from energyscape.mcmc import Base, GaussianBase, LogZ, MixtureBase, ais
+from energyscape.mcmc import Base, GaussianBase, Integral, LogZ, MixtureBase, ais, quadrature
 from energyscape.targets import Target
 
 __all__ = ["Verdict", "broad_base", "normalised"]
 
-_FEW = 4
+_PLANE, _FEW = 2, 4
+#: Half the box of a grid in units of the data's deviation, eight times the confinement's; the share of
+#: Z that its border may hold, and the error to accept.
+_REACH, _BORDER, _ERROR = 24.0, 1e-6, 0.01
 #: Standard deviation of the wide Gaussian in few dimensions and in more, in units of the data's, and
 #: the share of the chains that start there.
 _WIDE, _WIDER_THAN_DATA, _SHARE = 4.0, 3.0, 0.25
@@ -43,11 +48,19 @@ _STRAYS = 0.005
 
 
 class Verdict(NamedTuple):
-    """An estimate, whether it is trusted, and in words what speaks against it (empty: nothing)."""
+    """An estimate, whether it is trusted, and in words what speaks against it (empty: nothing).
 
-    found: LogZ
+    A trusted one may have a reason too: mass that draws of the model do not show.
+    """
+
+    found: LogZ | Integral
     trusted: bool
     reason: str
+
+    @property
+    def kind(self) -> str:
+        """Of the log-density it normalises: "quadrature" or "ais"."""
+        return "quadrature" if isinstance(self.found, Integral) else "ais"
 
 
 def _wide(rows: Tensor, widen: float) -> GaussianBase:
@@ -100,6 +113,15 @@ def normalised(target: Target, rows: Tensor, samples: Tensor, rng: torch.Generat
     >>> verdict.trusted, bool(abs(verdict.found.estimate) < 0.1)
     (True, True)
     """
+    if rows[0].numel() <= _PLANE:
+        integral = _integral(target, rows)
+        if integral is not None:
+            return Verdict(integral, True, _unshown(integral, rows, samples))
+    return _by_chains(target, rows, samples, rng)
+
+
+def _by_chains(target: Target, rows: Tensor, samples: Tensor, rng: torch.Generator) -> Verdict:
+    """Annealed importance sampling from both sides, and a look far out."""
     dim = rows[0].numel()
     few = dim <= _FEW
     value = target.value(samples)
@@ -126,8 +148,33 @@ def normalised(target: Target, rows: Tensor, samples: Tensor, rng: torch.Generat
             f"the bounds on log Z, {found.lower:.2f} and {found.upper:.2f}, do not agree (standard "
             f"error {found.stderr:.2g}, {found.ess:.0f} effective chains)",
         )
-    reason = "" if few else _far(target, rows, samples, found, rng)
+    reason = _far(target, rows, samples, found, rng)
     return Verdict(found, not reason, reason)
+
+
+def _integral(target: Target, rows: Tensor) -> Integral | None:
+    """log Z on a grid; None where mass reaches its border, or it does not settle."""
+    flat = rows.flatten(1)
+    found = quadrature(target, rows, _REACH * float(flat.var(0).mean().clamp(min=1e-12).sqrt()))
+    return found if found.border < _BORDER and found.stderr < _ERROR else None
+
+
+def _edge(rows: Tensor, samples: Tensor) -> tuple[GaussianBase, Tensor]:
+    """A Gaussian around the rows, and its log-density at the ellipse that holds 99 % of the draws."""
+    near = GaussianBase.fit(rows, jitter=1e-3)
+    return near, near.value(samples).quantile(1 - _QUANTILE)
+
+
+def _unshown(found: Integral, rows: Tensor, samples: Tensor) -> str:
+    """Mass of a grid that the draws of the model do not show, in words."""
+    near, edge = _edge(rows, samples)
+    centres = found.centres.reshape(-1, *rows.shape[1:]).to(rows)
+    share = float(found.shares.to(edge)[near.value(centres) < edge].sum())
+    return _mass_outside(share) if share > _MOST else ""
+
+
+def _mass_outside(share: float) -> str:
+    return f"about {100 * share:.0f} % of the model's mass lies far outside the data"
 
 
 def _far(target: Target, rows: Tensor, samples: Tensor, found: LogZ, rng: torch.Generator) -> str:
@@ -153,10 +200,9 @@ def _far(target: Target, rows: Tensor, samples: Tensor, found: LogZ, rng: torch.
             f"chains from far outside the data find log Z above {second.lower:.2f}, those near it "
             f"below {found.upper:.2f}"
         )
-    near = GaussianBase.fit(rows, jitter=1e-3)
-    edge = near.value(samples).quantile(1 - _QUANTILE)
+    near, edge = _edge(rows, samples)
     outside = near.value(second.draws) < edge
     share = float(second.log_weights.softmax(0)[outside].sum())
     if second.ess >= 10 and share > _MOST + 3 * (_MOST / second.ess) ** 0.5:
-        return f"about {100 * share:.0f} % of the model's mass lies far outside the data"
+        return _mass_outside(share)
     return ""

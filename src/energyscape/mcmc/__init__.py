@@ -15,6 +15,7 @@ from energyscape.mcmc.modes import Modes, find_modes, simulated_annealing
 from energyscape.mcmc.normalising import LogZ, ais
 from energyscape.mcmc.paths import Base, GaussianBase, GeometricPath, MixtureBase, Tempered
 from energyscape.mcmc.pinned import Pinned
+from energyscape.mcmc.quadrature import Integral, quadrature
 from energyscape.mcmc.tempering import ParallelTempering
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "GeometricPath",
     "Info",
     "IntegerWalk",
+    "Integral",
     "Kernel",
     "LevelInfo",
     "LogZ",
@@ -51,6 +53,7 @@ __all__ = [
     "largest_pairwise_distance",
     "ncsnv2_ratio",
     "ncsnv2_step_size",
+    "quadrature",
     "run_chains",
     "simulated_annealing",
 ]

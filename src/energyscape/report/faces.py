@@ -49,7 +49,11 @@ def energies(subject: Subject) -> Section | None:
             ]
             for key, value in log_z.items()
         ]
-        caption = "Bounds by annealed importance sampling from below and above, nats."
+        caption = (
+            "By quadrature on a grid that refines itself, and the bounds of its error, nats."
+            if log_z.get("kind") == "quadrature"
+            else "Bounds by annealed importance sampling from below and above, nats."
+        )
         tables.append(Table(["log Z", ""], body, caption))
     if not items and not tables:
         return None
