@@ -33,6 +33,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from energyscape.data.atoms import Atoms
 from energyscape.data.ranks import RankBlock
 from energyscape.data.values import BLANK
 
@@ -167,6 +168,13 @@ class SignBlock(NamedTuple):
         noise = SIGN_NOISE * self.scale
         return self.scale * sign[:, None] + noise * e, -log_q(e, noise)
 
+    @property
+    def atoms(self) -> Atoms:
+        """No and yes."""
+        return Atoms.on_a_line(
+            self.scale * (np.array([-1.0, 1.0]) - self.mean), SIGN_NOISE * self.scale
+        )
+
     def decode(self, x: np.ndarray) -> np.ndarray:
         """Codes [N]."""
         return (x[:, 0] / self.scale + self.mean > 0).astype(np.int64)
@@ -201,6 +209,12 @@ class StepBlock(NamedTuple):
         """x [N, 1] and log_abs_det [N]; rows that are NaN come back as NaN."""
         e, noise = draw((len(values), 1), rng), SIGN_NOISE / 2 / self.std
         return (values[:, None] - self.mean) / self.std + noise * e, -log_q(e, noise)
+
+    @property
+    def atoms(self) -> Atoms:
+        """Whole values from low to high."""
+        values = np.arange(self.low, self.high + 1)
+        return Atoms.on_a_line((values - self.mean) / self.std, SIGN_NOISE / 2 / self.std)
 
     def decode(self, x: np.ndarray) -> np.ndarray:
         """Whole values [N] within [low, high]."""
@@ -238,6 +252,16 @@ class LabelBlock(NamedTuple):
             x[rows, codes[rows]] += self.scale
         tau = _CATEGORY_NOISE * self.scale
         return x + tau * e, -log_q(e, tau)
+
+    @property
+    def atoms(self) -> Atoms | None:
+        """The names; None where there is one only."""
+        k = self.width
+        if not k:
+            return None
+        noise = np.full(k, _CATEGORY_NOISE * self.scale)
+        origin = -self.scale * self.frequency
+        return Atoms(origin, np.arange(k), np.full(k, self.scale), np.ones(k), noise)
 
     def decode(self, x: np.ndarray) -> np.ndarray:
         """Codes [N]: the largest coordinate."""

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from energyscape.data.atoms import Atoms
 from energyscape.data.blocks import (
     LabelBlock,
     NumberBlock,
@@ -196,6 +197,18 @@ class TableCodec:
 
     def _parts(self) -> Any:
         return zip(self.schema.modelled, self.blocks, self.groups, strict=True)
+
+    def atoms(self) -> list[tuple[int, Atoms]]:
+        """Columns of few values: the first of their dimensions, and where in them each value lies."""
+        self._need_fit()
+        found: list[tuple[int, Atoms]] = []
+        for column, block, (name, where) in self._parts():
+            atoms = getattr(block, "atoms", None)  # numbers have none
+            if atoms is not None:
+                found.append((where.start, atoms.with_blank() if column.has_missing else atoms))
+            if name in self.indicators:
+                found.append((self.indicators[name], self.signs[name].atoms))
+        return found
 
     def decode(self, x: np.ndarray) -> Any:
         """A polars frame with the kept columns as they were (an array when fitted on arrays)."""

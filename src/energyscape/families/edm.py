@@ -1,6 +1,7 @@
 """EDM: the modern default. Every level at once, measured data scale, Heun sampling, exact density.
 
-    model      D = c_skip x + c_out F(c_in x, log(sigma)/4)      EDM preconditioning
+    model      D = c_skip x + c_out F(c_in x, log(sigma)/4)      EDM preconditioning; names, steps,
+               yes or no and blanks by the posterior over their values (`models.MixedDenoiser`)
     objective  E_sigma E || D(x_0 + sigma eps, sigma) - t ||^2 / c_out^2,  log sigma normal,
                t the mean of the rows of the batch that x_0 may have been (2302.00670)
     sampler    Heun on the probability-flow ODE
@@ -24,12 +25,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from energyscape import schedules
+from energyscape.data import TableCodec
 from energyscape.families import settings as s
 from energyscape.families.denoising import DenoiserEstimator
 from energyscape.families.family import Composition
 from energyscape.families.labels import LABEL_DROPOUT
 from energyscape.families.networks import FEW, field_network
-from energyscape.models import EDMPreconditioning, PreconditionedDenoiser
+from energyscape.models import EDMPreconditioning, FewValues, MixedDenoiser, PreconditionedDenoiser
 from energyscape.objectives import DenoisingLoss, edm_weight, min_snr_weight
 
 __all__ = ["EDM"]
@@ -95,7 +97,11 @@ class EDM(DenoiserEstimator):
         few = dim <= FEW and len(x) >= _FEW_ROWS * 2**dim
         low = few or (x.ndim == 2 and len(x) >= _MANY_ROWS)
         log_mean = _LOW_LOG_MEAN if low else _LOG_MEAN
-        return super()._measure(x) | {"few": few, "log_mean": log_mean}
+        facts = super()._measure(x) | {"few": few, "log_mean": log_mean}
+        if isinstance(self.codec_, TableCodec):
+            rows = x.numpy()
+            facts["columns"] = [atoms.facts(start, rows) for start, atoms in self.codec_.atoms()]
+        return facts
 
     def _schedule(self, facts: Mapping[str, Any]) -> schedules.EDM:
         # Far below a picture's grey level nothing is left to resolve but the dequantisation noise.
@@ -113,8 +119,14 @@ class EDM(DenoiserEstimator):
     def _build(self, facts: Mapping[str, Any]) -> nn.Module:
         classes = len(facts.get("classes", ()))
         settings, waves = self.get_params(), bool(facts.get("few"))
-        network = field_network(settings, facts["event_shape"], classes, waves=waves)
-        return PreconditionedDenoiser(network, EDMPreconditioning(facts["sigma_data"]))
+        shape, preconditioning = facts["event_shape"], EDMPreconditioning(facts["sigma_data"])
+        columns = [FewValues(**column) for column in facts.get("columns", ())]
+        if not columns:
+            network = field_network(settings, shape, classes, waves=waves)
+            return PreconditionedDenoiser(network, preconditioning)
+        outputs = MixedDenoiser.outputs(shape[0], columns)
+        network = field_network(settings, shape, classes, waves=waves, outputs=outputs)
+        return MixedDenoiser(network, preconditioning, shape[0], columns)
 
     def _compose(self, model: nn.Module, facts: Mapping[str, Any]) -> Composition:
         scale = facts["sigma_data"]

@@ -34,6 +34,7 @@ def field_network(
     num_labels: int = 0,
     *,
     waves: bool = False,
+    outputs: int | None = None,
 ) -> nn.Module:
     """A noise-conditional field: a residual perceptron, or a picture network for pictures.
 
@@ -47,6 +48,8 @@ def field_network(
         Number of classes; 0 for none.
     waves : bool
         Whether a perceptron sees as many waves through the coordinates as it has units.
+    outputs : int, optional
+        Numbers a row that a perceptron gives, instead of a field.
 
     Raises
     ------
@@ -70,6 +73,7 @@ def field_network(
         num_labels=num_labels,
         dropout=dropout,
         waves=width if waves else 0,
+        outputs=outputs,
     )
 
 

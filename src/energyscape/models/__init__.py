@@ -35,6 +35,7 @@ from energyscape.models.energy import (
     SumEnergy,
 )
 from energyscape.models.field import ScoreField
+from energyscape.models.mixed import FewValues, MixedDenoiser
 from energyscape.models.network_energy import NetworkEnergy, PreconditionedEnergy
 from energyscape.models.preconditioning import (
     Coefficients,
@@ -60,10 +61,12 @@ __all__ = [
     "EnergyDenoiser",
     "EpsPreconditioning",
     "ExponentialFamily",
+    "FewValues",
     "FunctionDenoiser",
     "FunctionEnergy",
     "Funnel",
     "Labelled",
+    "MixedDenoiser",
     "MixtureEnergy",
     "MixtureOfGaussians",
     "NegatedEnergy",

@@ -106,6 +106,8 @@ class ResidualMLP(nn.Module):
         Inside the blocks, in training mode.
     waves : int
         Number of waves through the coordinates that the first layer sees beside them; see `Waves`.
+    outputs : int, optional
+        So many numbers a row, shape (batch, outputs), instead of a field.
 
     Examples
     --------
@@ -126,11 +128,13 @@ class ResidualMLP(nn.Module):
         num_labels: int = 0,
         dropout: float = 0.0,
         waves: int = 0,
+        outputs: int | None = None,
     ) -> None:
         super().__init__()
         self.event_shape = tuple(event_shape)
         self.scalar = scalar
         self.noise = noise
+        self.outputs = outputs
         dim = math.prod(self.event_shape)
         self.condition = Conditioning(min(width, 128), noise=noise, num_labels=num_labels)
         self.waves = Waves(dim, waves) if waves else None
@@ -139,7 +143,7 @@ class ResidualMLP(nn.Module):
             _ResidualBlock(width, self.condition.dim, dropout) for _ in range(blocks)
         )
         self.norm = nn.LayerNorm(width)
-        self.output = nn.Linear(width, 1 if scalar else dim)
+        self.output = nn.Linear(width, 1 if scalar else outputs or dim)
         if not scalar:
             nn.init.zeros_(self.output.weight)
             nn.init.zeros_(self.output.bias)
@@ -147,13 +151,15 @@ class ResidualMLP(nn.Module):
     def forward(
         self, x: Tensor, c_noise: Tensor | None = None, label: Tensor | None = None
     ) -> Tensor:
-        """A field, shape of x, or with ``scalar=True`` numbers of shape (batch,)."""
+        """A field, shape of x, or numbers of shape (batch,) or (batch, outputs)."""
         condition = self.condition(x.shape[0], c_noise, label)
         h = x.flatten(1)
         h = self.input(h if self.waves is None else self.waves(h))
         for block in self.blocks:
             h = block(h, condition)
         out = self.output(F.silu(self.norm(h)))
+        if self.outputs is not None:
+            return cast(Tensor, out)
         return cast(Tensor, out.squeeze(1) if self.scalar else out.reshape(x.shape))
 
 
