@@ -106,7 +106,7 @@ def grid_check(name: str, objective: str, seed: int) -> dict[str, Any]:
         "estimate": record["estimate"] - exact,
         "upper": record["upper"] - exact,
         "stderr": record["stderr"],
-        "ess": record["ess"],
+        "ess": record.get("ess"),
         "trusted": record["trusted"],
         "seconds_with_training": seconds,
     }

@@ -8,8 +8,11 @@ import pytest
 from scipy import stats
 
 import energyscape
+from energyscape.data import TableCodec, as_dataset
 from energyscape.families import EDM
+from energyscape.families.fitting import RunRecord, fit_estimator
 from energyscape.models import MixedDenoiser, PreconditionedDenoiser
+from energyscape.training.checkpoint import CheckpointError
 
 QUICK = {"width": 16, "blocks": 1, "batch_size": 64, "random_state": 0}
 
@@ -83,6 +86,43 @@ def test_saving_keeps_the_denoiser_and_older_runs_have_the_plain_one(first_step,
     assert np.array_equal(again.score_samples(frame), first_step.score_samples(frame))
     older = {k: v for k, v in first_step.facts_.items() if k != "columns"}
     assert isinstance(EDM(**QUICK)._build(older), PreconditionedDenoiser)
+
+
+def test_whole_numbers_have_a_place_for_each_value_of_the_training_rows_and_for_the_ends():
+    """One row of ten million costs one place, and values that no row has are not drawn."""
+    steps = np.random.default_rng(0).choice([0, 5, 10, 15], 200)
+    steps[7] = 10_000_000
+    frame = pl.DataFrame({"steps": steps})
+    for seed in range(
+        40
+    ):  # until the odd row trains nothing, and the column stays one of few values
+        model = EDM(max_steps=1, learning_rate=1e-9, **QUICK | {"random_state": seed}).fit(frame)
+        if model.facts_["columns"]:
+            break
+    (column,) = model.facts_["columns"]
+    assert len(column["step"]) == 5
+    drawn = model.sample(500, random_state=1)["steps"]
+    assert (drawn.is_in([0, 5, 10, 15, 10_000_000])).mean() > 0.995
+    again = type(model.codec_).from_state(*model.codec_.state())
+    assert np.array_equal(again.blocks[0].values, model.codec_.blocks[0].values)
+
+
+def test_a_killed_run_of_a_plain_network_is_not_continued(tmp_path, monkeypatch):
+    """As many outputs, other meanings: refused by name instead of trained on."""
+    frame = table().select("number", "name").with_columns(pl.col("name").fill_null("low"))
+    settings = {"max_steps": 6, **QUICK}
+
+    def run(resume: bool) -> None:
+        model = EDM(**settings)
+        model._template = None
+        record = RunRecord(out=tmp_path / "run", resume=resume)
+        fit_estimator(model, as_dataset(frame), record, progress=None)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TableCodec, "atoms", lambda self: [])
+        run(False)
+    with pytest.raises(CheckpointError, match="another network"):
+        run(True)
 
 
 def test_numbers_alone_have_no_columns_of_few_values():

@@ -60,6 +60,14 @@ def test_a_jump_is_told_in_the_error():
     assert abs(math.expm1(few.estimate - math.log(math.pi))) < few.stderr
 
 
+def test_mass_in_the_cells_beside_those_that_hold_it_is_not_lost():
+    """A narrow ridge along one axis, rows in its middle only: the error made is within that stated."""
+    target = FunctionTarget(lambda x: -0.5 * ((x[:, 0] / 4) ** 2 + (x[:, 1] / 0.02) ** 2))
+    found = quadrature(target, 0.01 * rows(2), 24.0)
+    truth = math.log(2 * math.pi * 4 * 0.02)
+    assert abs(found.estimate - truth) < max(found.stderr, 1e-5)
+
+
 def test_single_precision_and_any_shape_of_row():
     p = eight_gaussians()
     some = p.sample(500, torch.Generator().manual_seed(0)).float().reshape(-1, 1, 2)
@@ -77,5 +85,7 @@ def test_refusals():
         quadrature(ScoreTarget(lambda x: -x), rows(2), 1.0)
     with pytest.raises(ValueError, match="not a number"):
         quadrature(FunctionTarget(lambda x: x.sum(1).sqrt()), rows(2), 1.0)
+    with pytest.raises(ValueError, match="minus infinity everywhere"):
+        quadrature(FunctionTarget(lambda x: x.sum(1) * 0 - math.inf), rows(2), 1.0)
     with pytest.raises(ValueError, match="infinite somewhere"):
         quadrature(FunctionTarget(lambda x: x.sum(1) * 0 + math.inf), rows(2), 1.0)

@@ -191,6 +191,8 @@ class StepBlock(NamedTuple):
     std: float
     low: float
     high: float
+    #: Those of the training rows, and the ends; none in runs from before they were kept.
+    values: np.ndarray = np.zeros(0)
 
     @property
     def width(self) -> int:
@@ -201,7 +203,8 @@ class StepBlock(NamedTuple):
     def fit(cls, values: np.ndarray, low: float, high: float) -> Self:
         """Mean and deviation of values [N], NaN for blanks; ``low``, ``high`` bound what is decoded."""
         v = values[~np.isnan(values)]
-        return cls(float(v.mean()), max(float(v.std()), 0.5 / _LARGEST_SCALE), low, high)
+        std = max(float(v.std()), 0.5 / _LARGEST_SCALE)
+        return cls(float(v.mean()), std, low, high, np.unique([*v, low, high]))
 
     def encode(
         self, values: np.ndarray, rng: np.random.Generator | None
@@ -211,10 +214,11 @@ class StepBlock(NamedTuple):
         return (values[:, None] - self.mean) / self.std + noise * e, -log_q(e, noise)
 
     @property
-    def atoms(self) -> Atoms:
-        """Whole values from low to high."""
-        values = np.arange(self.low, self.high + 1)
-        return Atoms.on_a_line((values - self.mean) / self.std, SIGN_NOISE / 2 / self.std)
+    def atoms(self) -> Atoms | None:
+        """The values that there were."""
+        if not len(self.values):
+            return None
+        return Atoms.on_a_line((self.values - self.mean) / self.std, SIGN_NOISE / 2 / self.std)
 
     def decode(self, x: np.ndarray) -> np.ndarray:
         """Whole values [N] within [low, high]."""
@@ -282,6 +286,8 @@ def block_state(block: Any) -> tuple[list[float], np.ndarray]:
         return ends, np.concatenate([block.knots, block.ranks])
     if isinstance(block, LabelBlock):
         return [block.scale], block.frequency
+    if isinstance(block, StepBlock):
+        return [float(value) for value in block[:4]], block.values
     return [float(value) for value in block], np.zeros(0)
 
 
@@ -292,7 +298,8 @@ def block_from_state(kind: str, values: np.ndarray, frequency: np.ndarray) -> An
     if kind == "category":
         return LabelBlock(np.asarray(frequency, dtype=np.float64), float(values[0]))
     if len(values) == 4:
-        return StepBlock(*(float(value) for value in values))
+        mean, std, low, high = (float(value) for value in values)
+        return StepBlock(mean, std, low, high, np.asarray(frequency, dtype=np.float64))
     if len(frequency):
         knots, ranks = np.split(np.asarray(frequency, dtype=np.float64), 2)
         return RankBlock(knots, ranks, bool(values[0]), float(values[1]), float(values[2]))

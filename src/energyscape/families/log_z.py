@@ -1,9 +1,10 @@
 """log Z of a fitted energy, and whether to trust it: mass far from the data is looked for.
 
-In one and two dimensions a grid sees everything at once, and log Z is an integral. In more it is
-estimated by chains, whose bounds bracket log Z where they go. An energy is free to fall where there
-were no rows, and chains that start at the data never see it: both bounds can lie below the truth and
-agree. So some of the chains start far out.
+In one and two dimensions log Z is an integral over a box that sees all mass but needles far from the
+rows (narrower than a tenth of three quarters of a standard deviation). In more it is estimated by
+chains, whose bounds bracket log Z where they go. An energy is free to fall where there were no rows,
+and chains that start at the data never see it: both bounds can lie below the truth and agree. So some
+of the chains start far out.
 
     three and four  the base is a mixture of a Gaussian fitted to the rows and a wide round one. Mass
                     far out is found and counted; where the draws of the model miss it, the bound from

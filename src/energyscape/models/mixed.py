@@ -13,7 +13,8 @@ f_k of the value. What is left to the network is one number a value,
     P(k | x) = softmax_k( log f_k + log N(x_col; c_k, (sigma^2 + tau_k^2) I) + F_k(c_in x, c_noise) ),
 
 the pointwise mutual information of the value with the rest of the row. A network that says nothing
-gives every column its exact marginal law. One that must draw the steps between values itself (the
+gives every column its exact marginal law (a column and the indicator of its blanks are two, which the
+network has to tie). One that must draw the steps between values itself (the
 posterior turns over within tau) leaves draws between them, which are read as the commoner value.
 
 All other coordinates are ``c_skip x + c_out F`` as in `PreconditionedDenoiser`. That a continuous
@@ -125,8 +126,9 @@ class MixedDenoiser(Denoiser):
         for name, ids in layout.items():
             self.register_buffer(name, ids, persistent=False)
         for name, value in numbers.items():
-            held = torch.tensor(value, dtype=torch.get_default_dtype())
-            self.register_buffer(name, held, persistent=False)
+            held = torch.tensor(value, dtype=torch.get_default_dtype())[:, None]
+            # Weights of a plain denoiser, of as many outputs perhaps, are not this one's.
+            self.register_buffer(name, held, persistent=name == "log_share")
         self.num_columns = len(columns)
         self.num_outputs = self.outputs(dim, columns)
 
@@ -147,11 +149,12 @@ class MixedDenoiser(Denoiser):
             )
         rest = self.get_buffer("rest")
         numbers, logits = out.split([len(rest), out.shape[1] - len(rest)], 1)
-        restored = self._restored(x, level.square(), logits)
-        if not len(rest):
-            return restored
-        continuous = c.c_skip * x[:, rest] + c.c_out * numbers
-        return restored.index_add(1, rest, continuous.to(restored.dtype))
+        # Row by coordinate to coordinate by row: what is picked and summed lies together.
+        restored = self._restored(x.t().contiguous(), level.square().t(), logits.t())
+        if len(rest):
+            continuous = c.c_skip * x.index_select(1, rest) + c.c_out * numbers
+            restored = restored.index_add(0, rest, continuous.t().to(restored.dtype))
+        return restored.t().contiguous()
 
     def posterior(self, x: Tensor, sigma: float | Tensor, logits: Tensor) -> Tensor:
         """P(value | x) for each value of each column, shape (batch, values).
@@ -163,50 +166,48 @@ class MixedDenoiser(Denoiser):
         logits : Tensor of shape (batch, values)
             What the rest of the row says, up to a constant for each column.
         """
-        return self._softmax(self._evidence(x, per_row(sigma, x).square()) + logits)
+        return self._posterior(x.t(), per_row(sigma, x).square().t(), logits.t()).t()
 
     def _restored(self, x: Tensor, square: Tensor, logits: Tensor) -> Tensor:
-        """The dimensions of few values; 0 in all others."""
-        values = self._softmax(self._evidence(x, square) + logits)
+        """The dimensions of few values, and 0 in all others; as all below (dim or values, batch)."""
+        values = self._posterior(x, square, logits)
         noise = self.get_buffer("noise_square")
         kept = noise / (noise + square)
         moved = values * (1 - kept)
         dimension, column = self.get_buffer("dimension"), self.get_buffer("column_of_dimension")
-        out = torch.zeros_like(x).index_add(
-            1, self.get_buffer("axis"), moved * self.get_buffer("step")
-        )
-        stay = self._sums(values * kept)[:, column] * x[:, dimension]
-        origin = self._sums(moved * self.get_buffer("anchored"))[:, column] * self.get_buffer(
-            "origin"
-        )
-        return out.index_add(1, dimension, stay + origin)
+        step, anchored = self.get_buffer("step"), self.get_buffer("anchored")
+        out = torch.zeros_like(x).index_add(0, self.get_buffer("axis"), moved * step)
+        stay = self._sums(values * kept).index_select(0, column) * x.index_select(0, dimension)
+        origin = self._sums(moved * anchored).index_select(0, column) * self.get_buffer("origin")
+        return out.index_add(0, dimension, stay + origin)
+
+    def _posterior(self, x: Tensor, square: Tensor, logits: Tensor) -> Tensor:
+        """Softmax over the values of each column of evidence and logits."""
+        logits = self._evidence(x, square) + logits
+        column = self.get_buffer("column")
+        lowest = logits.new_full((self.num_columns, logits.shape[1]), -math.inf)
+        index = column[:, None].expand_as(logits)
+        top = lowest.scatter_reduce(0, index, logits.detach(), "amax")
+        weight = (logits - top.index_select(0, column)).exp()
+        return weight / self._sums(weight).index_select(0, column)
 
     def _evidence(self, x: Tensor, square: Tensor) -> Tensor:
-        """``log f_k + log N(x_col; c_k, (square + tau_k^2) I)`` but for a constant, (batch, values)."""
-        here, column = x[:, self.get_buffer("dimension")], self.get_buffer("column")
+        """``log f_k + log N(x_col; c_k, (square + tau_k^2) I)`` but for a constant."""
+        here, column = x.index_select(0, self.get_buffer("dimension")), self.get_buffer("column")
         by_column = self.get_buffer("column_of_dimension")
-        size = self._sums(here.square(), by_column)[:, column]
-        origin = self._sums(here * self.get_buffer("origin"), by_column)[:, column]
-        step, anchored = self.get_buffer("step"), self.get_buffer("anchored")
-        along = step * x[:, self.get_buffer("axis")] + anchored * origin
+        size = self._sums(here.square(), by_column).index_select(0, column)
+        origin = self._sums(here * self.get_buffer("origin"), by_column).index_select(0, column)
+        along = self.get_buffer("step") * x.index_select(0, self.get_buffer("axis"))
+        along = along + self.get_buffer("anchored") * origin
         total = square + self.get_buffer("noise_square")
         distance = size - 2 * along + self.get_buffer("norm_square")
         width = self.get_buffer("width")
         return self.get_buffer("log_share") - 0.5 * (distance / total + width * total.log())
 
-    def _softmax(self, logits: Tensor) -> Tensor:
-        """Over the values of each column."""
-        column = self.get_buffer("column")
-        lowest = logits.new_full((len(logits), self.num_columns), -math.inf)
-        index = column.expand(len(logits), -1)
-        top = lowest.scatter_reduce(1, index, logits.detach(), "amax")
-        weight = (logits - top[:, column]).exp()
-        return weight / self._sums(weight)[:, column]
-
     def _sums(self, value: Tensor, column: Tensor | None = None) -> Tensor:
-        """Over the values (or dimensions) of each column, shape (batch, columns)."""
+        """Over the values (or dimensions) of each column, shape (columns, batch)."""
         column = self.get_buffer("column") if column is None else column
-        return value.new_zeros(len(value), self.num_columns).index_add(1, column, value)
+        return value.new_zeros(self.num_columns, value.shape[1]).index_add(0, column, value)
 
 
 def _own_dimensions(dim: int, columns: Sequence[FewValues]) -> list[int]:

@@ -174,8 +174,13 @@ class Run:
             n = len(prefix)
             return {k[n:]: v.to(self.device) for k, v in tensors.items() if k.startswith(prefix)}
 
-        self.model.load_state_dict(part("model."))
-        self.ema.load_state_dict(part("ema."))
+        try:
+            self.model.load_state_dict(part("model."))
+            self.ema.load_state_dict(part("ema."))
+        except RuntimeError as error:
+            raise checkpoint.CheckpointError(
+                f"{folder} holds another network, of another version perhaps; start over"
+            ) from error
         checkpoint.load_optimizer(self.optimizer, tensors)
         self.aux = part("aux.") if record["has_aux"] else None
         self.best = part("best.") or None
