@@ -21,6 +21,7 @@ left out. Rows of ``results/picture_peers.json`` that this run does not replace 
 
 from __future__ import annotations
 
+import abc
 import argparse
 import copy
 import datetime
@@ -100,17 +101,17 @@ def in_parts(n: int, shape: tuple[int, ...], draw: Callable[[Tensor], Tensor]) -
     return drawn.to(torch.uint8).numpy()
 
 
-class Method:
+class Method(abc.ABC):
     """Trains for some seconds; `steps` is how many steps those were."""
 
     steps, seconds = 0, 0.0
 
-    def __init__(self, data: PictureSet, seconds: float, seed: int, rate: float) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def __init__(self, data: PictureSet, seconds: float, seed: int, rate: float) -> None: ...
 
+    @abc.abstractmethod
     def draw(self, how: str, n: int) -> np.ndarray:
         """Pictures (n, H, W) as grey levels."""
-        raise NotImplementedError
 
 
 class Ours(Method):

@@ -204,7 +204,7 @@ class StepBlock(NamedTuple):
         """Mean and deviation of values [N], NaN for blanks; ``low``, ``high`` bound what is decoded."""
         v = values[~np.isnan(values)]
         std = max(float(v.std()), 0.5 / _LARGEST_SCALE)
-        return cls(float(v.mean()), std, low, high, np.unique([*v, low, high]))
+        return cls(float(v.mean()), std, low, high, np.unique(np.append(v, [low, high])))
 
     def encode(
         self, values: np.ndarray, rng: np.random.Generator | None

@@ -102,7 +102,7 @@ def normalised(target: Target, rows: Tensor, samples: Tensor, rng: torch.Generat
     Raises
     ------
     ValueError
-        As `energyscape.mcmc.ais` does.
+        As `energyscape.mcmc.ais` does, and in one and two dimensions `energyscape.mcmc.quadrature`.
 
     Examples
     --------

@@ -93,7 +93,7 @@ class _Rule:
             raise ValueError("the log-density is not a number somewhere in the box")
         if (value == math.inf).any():
             raise ValueError("the log-density is infinite somewhere in the box")
-        value = value.double().cpu().reshape(len(centres), -1)
+        value = value.cpu().double().reshape(len(centres), -1)  # some devices have no double
         return (value + self.log_weights).logsumexp(1)
 
 
@@ -134,7 +134,7 @@ def quadrature(
     ------
     ValueError
         For rows of more than two numbers, a target that knows only its score, and one that is not a
-        number, or plus infinity, somewhere.
+        number or plus infinity somewhere, or minus infinity everywhere.
 
     References
     ----------
@@ -159,7 +159,7 @@ def quadrature(
             f"half_width and rtol must be positive, rtol below 1 and cells at least 1, got "
             f"{half_width}, {rtol}, {cells}"
         )
-    rule, flat = _Rule(target, rows), rows.flatten(1).double().cpu()
+    rule, flat = _Rule(target, rows), rows.flatten(1).cpu().double()
     middle, width = flat.mean(0), 2 * half_width / cells
     ticks = (torch.arange(cells, dtype=torch.float64) - 0.5 * (cells - 1)) * width
     centres = torch.cartesian_prod(*[ticks] * dim).reshape(-1, dim) + middle
