@@ -35,13 +35,23 @@ def test_chains_learn_a_class():
     assert high - low > 1.5
 
 
-def test_chains_from_the_data_learn_the_means_of_the_classes():
-    """4 apart in the data and 1.5 after 60 steps; after 200 the means are there, the spread not yet."""
+def test_chains_from_the_data_learn_to_stay_with_their_class():
+    """What cd promises: chains that start in a class are of that class after many times their length.
+
+    Over eight seeds and two streams of noise the means were within 0.68 and the deviations below 1.7;
+    an energy that has learned nothing leaves class 1 by 1.8, and has deviations of 2.5.
+    """
     X, y = two_classes(400)
     steps = {"max_steps": 200, "chain_steps": 5, "ema_decay": 0.95}
     model = EBM(label="y", objective="cd", **steps, **QUICK).fit(X, y)
     for label, mean in ((0, -2.0), (1, 2.0)):
-        assert abs(model.sample(300, label=label, steps=20)[:, 0].mean() - mean) < 0.7
+        start = model.encode(X[y == label]).float()
+        target = model._given(torch.full((len(start),), label)).at(None)
+        rng = torch.Generator().manual_seed(0)
+        end = run_chains(model._kernel("mala"), target, start, 50, rng=rng, keep="last").x
+        first = np.asarray(model.decode(end))[:, 0]
+        assert abs(first.mean() - mean) < 0.9
+        assert first.std() < 2.0
 
 
 def test_short_runs_are_drawn_by_short_runs():

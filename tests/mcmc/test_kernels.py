@@ -27,6 +27,7 @@ from energyscape.mcmc import (
     Pinned,
     RandomWalk,
 )
+from energyscape.mcmc.metropolis import draw_exponential
 from energyscape.models import BoxEnergy, FunctionEnergy
 from energyscape.targets import FunctionTarget, ScoreTarget
 
@@ -230,6 +231,17 @@ def test_detailed_balance_on_a_grid(kernel: MALA | HMC) -> None:
     # The check has teeth: without the acceptance the bias of the proposal shows.
     free = here.T @ (mass[:, None] * there)
     assert (free - free.T).abs().max() > 1e-3 * free.max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_exponentials_of_the_acceptance_test(dtype: torch.dtype) -> None:
+    """Unit exponentials, finite: an infinite one would accept a move to anywhere."""
+    drawn = draw_exponential(400, torch.zeros(100, 2, dtype=dtype), generator())
+    assert drawn.shape == (400, 100)
+    assert drawn.dtype == dtype
+    assert bool((drawn >= 0).all() and drawn.isfinite().all())
+    assert stats.kstest(drawn.flatten().numpy(), "expon").pvalue > 1e-4
+    assert abs(np.corrcoef(drawn[:-1].flatten(), drawn[1:].flatten())[0, 1]) < 0.02
 
 
 def test_integer_walk_reproduces_a_poisson() -> None:

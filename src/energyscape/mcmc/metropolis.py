@@ -158,6 +158,11 @@ class IntegerWalk:
 
 
 def draw_exponential(num_steps: int, like: Tensor, rng: torch.Generator) -> Tensor:
-    """Unit exponentials, shape (num_steps, chains): minus the logarithm of a uniform number."""
-    out = torch.empty(num_steps, like.shape[0], dtype=like.dtype, device=like.device)
-    return out.exponential_(generator=rng)
+    """Unit exponentials, shape (num_steps, chains): minus the logarithm of a uniform number.
+
+    Torch's own exponentials are drawn one at a time, uniform numbers many at once. The uniform number
+    is in (0, 1], as that of zero would accept any move.
+    """
+    shape = (num_steps, like.shape[0])
+    uniform = torch.rand(shape, generator=rng, dtype=like.dtype, device=like.device)
+    return uniform.neg_().add_(1.0).log_().neg_()
