@@ -23,9 +23,10 @@ from energyscape.families import (
 )
 from energyscape.families.walks import ScatteredMALA, settled, walker
 from energyscape.families.watching import Watched
-from energyscape.mcmc import MALA, GaussianBase, LogZ, run_chains
+from energyscape.mcmc import MALA, GaussianBase, LogZ, compilation, run_chains
 from energyscape.models import FunctionEnergy
 from energyscape.objectives import ChainsDiverged, Contrastive, LossOutput
+from energyscape.targets import FunctionTarget
 
 QUICK = {"max_steps": 4, "batch_size": 32, "width": 8, "blocks": 1, "random_state": 0}
 
@@ -70,6 +71,23 @@ def test_scattered_steps_leave_the_density_unchanged(jump_share):
     for j in range(2):
         assert stats.ks_2samp(chains.x[:, j], fresh[:, j]).pvalue > 1e-4
     assert 0.2 < float(chains.info.acceptance.mean()) < 0.95
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_scattered_steps_trace_into_one_graph(monkeypatch):
+    """Without generating code; the path is the plain one."""
+    monkeypatch.setattr(compilation, "BACKEND", "eager")
+    monkeypatch.setattr(compilation, "CHUNK", 3)
+    kernel = ScatteredMALA(0.1, jump_share=0.25, reach=4.0)
+    target = FunctionTarget(lambda x: -x.square().square().sum(1))
+    x0 = torch.randn(5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    plain, traced = (
+        run_chains(
+            kernel, target, x0, 8, rng=torch.Generator().manual_seed(1), compile=compiled
+        ).draws
+        for compiled in (False, True)
+    )
+    assert torch.allclose(plain, traced, atol=1e-12)
 
 
 def test_jumps_cross_between_modes_where_langevin_does_not():

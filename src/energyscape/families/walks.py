@@ -87,6 +87,7 @@ class ScatteredMALA:
     """
 
     target_acceptance: ClassVar[None] = None
+    traceable: ClassVar[bool] = True
     largest: float
     decades: float = 2.0
     jump_share: float = 0.0

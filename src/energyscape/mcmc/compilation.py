@@ -18,10 +18,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from energyscape.mcmc.hmc import HMC
 from energyscape.mcmc.kernel import ChainWarning, Info
 from energyscape.mcmc.langevin import MALA, ULA
-from energyscape.mcmc.metropolis import IntegerWalk, RandomWalk
+from energyscape.mcmc.metropolis import RandomWalk
 from energyscape.targets import Target
 
 __all__ = ["BlockRunner", "Walked", "block_runner", "split_noise"]
@@ -48,9 +47,11 @@ BACKEND = "inductor"
 # milliseconds, of which the arithmetic is 0.02, and compiles for half as long again.
 OPTIONS: dict[str, Any] = {"cpp_wrapper": True}
 CHUNK = 16  # steps traced into one graph: half as many take a fifth longer for ten chains
-# Steps from which "auto" compiles: 10 to 70 s of compiling, the first time on a machine, against 0.1 to
-# 0.3 milliseconds saved a step. By count alone, so that a run repeats.
-EARNS_BACK = 250_000
+# "auto" compiles where it saves as many seconds as compiling takes, the first time on a machine (10 to
+# 70). Saved are 0.1 to 0.3 milliseconds a step of few chains, and one to three of 10,000. By counts
+# alone, so that a run repeats.
+EARNS_BACK = 37.5
+SAVED_A_STEP, SAVED_A_CHAIN = 1.5e-4, 1e-7
 
 
 def split_noise(noise: Any) -> list[Any]:
@@ -115,8 +116,13 @@ def plain_block(
     return _walk(kernel.step, target, state, noises)
 
 
+def pays(num_steps: int, chains: int) -> bool:
+    """Whether a run is long enough to earn its compilation back."""
+    return num_steps * (SAVED_A_STEP + SAVED_A_CHAIN * chains) >= EARNS_BACK
+
+
 def block_runner(
-    kernel: Any, target: Target, num_steps: int, compile: bool | Literal["auto"]
+    kernel: Any, target: Target, num_steps: int, chains: int, compile: bool | Literal["auto"]
 ) -> BlockRunner:
     """Plain or compiled stepping, as asked.
 
@@ -124,8 +130,8 @@ def block_runner(
     ----------
     kernel : Kernel
     target : Target
-    num_steps : int
-        Length of the run, by which "auto" decides.
+    num_steps, chains : int
+        Length and width of the run, by which "auto" decides.
     compile : bool or "auto"
 
     Raises
@@ -149,19 +155,17 @@ def block_runner(
     def traced(state: Any, noise: Any) -> Walked:
         return _stacked(*_walk(traceable.step, target, state, split_noise(noise)))
 
-    suits = isinstance(kernel, RandomWalk | IntegerWalk | ULA | MALA) or (
-        isinstance(kernel, HMC) and kernel.trajectory_length is None
-    )
+    suits = getattr(kernel, "traceable", False)
     if compile is False:
         return plain
     if compile == "auto":
         found = torch.cuda.is_available() or any(shutil.which(c) for c in ("g++", "c++", "clang++"))
-        if not (suits and found and num_steps >= EARNS_BACK):
+        if not (suits and found and pays(num_steps, chains)):
             return plain
     elif not suits:
         raise ValueError(
-            f"{type(kernel).__name__} cannot be compiled with these settings, since its steps depend "
-            "on numbers drawn as it goes: run it with compile=False"
+            f"{type(kernel).__name__} cannot be compiled with these settings: its steps do not say "
+            "that they depend on tensors alone (`traceable`); run it with compile=False"
         )
     # Chains that share nothing but one step size may be walked a group after another.
     at_once = getattr(target, "rows_at_once", None) if traceable is not kernel else None

@@ -118,6 +118,11 @@ class HMC:
                     f"{self.step_size.numel()}: give num_leapfrog instead"
                 )
 
+    @property
+    def traceable(self) -> bool:
+        """Whether steps compile: not where each reads how many leapfrog steps it takes."""
+        return self.trajectory_length is None
+
     def init(self, x: Tensor, target: Target) -> State:
         """The state at x, with its log-density and score."""
         return start(self, x, target, need_score=True)

@@ -87,6 +87,7 @@ class ULA:
     """
 
     target_acceptance: ClassVar[None] = None
+    traceable: ClassVar[bool] = True
     step_size: float | Tensor
     box: Box | None = None
     temperature: float = 1.0
@@ -169,6 +170,7 @@ class MALA:
     """
 
     target_acceptance: ClassVar[float] = 0.574
+    traceable: ClassVar[bool] = True
     step_size: float | Tensor
     box: Box | None = None
 

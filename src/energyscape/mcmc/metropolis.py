@@ -65,6 +65,7 @@ class RandomWalk:
     """
 
     target_acceptance: ClassVar[float] = 0.234
+    traceable: ClassVar[bool] = True
     step_size: float | Tensor
     box: Box | None = None
 
@@ -123,6 +124,7 @@ class IntegerWalk:
     """
 
     target_acceptance: ClassVar[None] = None
+    traceable: ClassVar[bool] = True
     max_jump: int = 1
 
     def __post_init__(self) -> None:
