@@ -11,6 +11,7 @@
                levels         the score of the data blurred at every level of one energy
                denoising      the score of the data blurred at one level
                sliced, exact  the score of the data by parts
+               finite-difference  the same from three energies, without a derivative
     sampler    Metropolis chains at temperature 1 from the replay buffer, or from noise brought down
                the levels
 
@@ -105,6 +106,7 @@ class EBM(LevelledEstimator):
                 "denoising",
                 "sliced",
                 "exact",
+                "finite-difference",
             ],
             Field(
                 description="what trains the energy; auto: persistent, nce in more than 8 columns, "

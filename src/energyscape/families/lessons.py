@@ -3,7 +3,8 @@
     persistent, cd, short-run, improved-cd     chains on the model against the rows
     nce                                        rows against a mixture, by logistic regression
     ratio                                      neighbouring noise levels told apart
-    denoising, sliced, exact                   the score of the rows, at noise that falls
+    denoising, sliced, exact,
+    finite-difference                          the score of the rows, at noise that falls
 
 `energyscape.families.ebm` chooses the name, the noise and the energy; levels of pictures are trained by
 `energyscape.families.levels`.
@@ -31,6 +32,7 @@ from energyscape.objectives import (
     DenoisingScoreMatching,
     ExactScoreMatching,
     FallingNoise,
+    FiniteDifferenceScoreMatching,
     ImprovedStep,
     NoiseContrastive,
     Objective,
@@ -44,7 +46,7 @@ from energyscape.targets import Target
 __all__ = ["CHAINS", "SCORES", "SMALL", "Lesson", "Taught", "ratios"]
 
 CHAINS = ("persistent", "cd", "short-run", "improved-cd")
-SCORES = ("denoising", "sliced", "exact")
+SCORES = ("denoising", "sliced", "exact", "finite-difference")
 #: Slots of persistent chains, and the share of them that restarts at every step, of tables. A slot is
 #: moved once in (slots / batch) steps and lags behind the energy in between, and a chain just restarted
 #: is no draw of the model: 25 Gaussians after 1,000 steps, batches of 256, went from 0.112 nats (4,096
@@ -100,6 +102,8 @@ class Lesson:
             return Taught(Perturbed(self._hiding(NoiseContrastive(density, nu=2)), self.noise))
         if self.name == "denoising":
             return self._denoising()
+        if self.name == "finite-difference":
+            return Taught(self._falling(self._differences))
         by = ExactScoreMatching() if self.name == "exact" else SlicedScoreMatching()
         return Taught(self._falling(partial(Perturbed, by)))
 
@@ -120,6 +124,11 @@ class Lesson:
             return DenoisingScoreMatching(sigma, antithetic=pairs, stable=not pairs)
 
         return Taught(self._falling(at), DenoisingScoreMatching(self.noise))
+
+    def _differences(self, sigma: float) -> Objective:
+        """Differences along a step well inside the noise, whose bias is then below the noise's own."""
+        step = max(0.5 * sigma, 0.01 * self.facts["scale"])
+        return Perturbed(FiniteDifferenceScoreMatching(step), sigma)
 
     def _falling(self, make: Callable[[float], Objective]) -> Objective:
         """Score matching at a noise that falls to this level."""
