@@ -72,7 +72,7 @@ class MeanDDPM(DDPM):
     """The chain whose network predicts the mean of the next state; no denoiser, so it only draws."""
 
     def _build(self, facts: Mapping[str, Any]) -> nn.Module:
-        return MeanPrediction(field_network(self.get_params(), facts["event_shape"]))
+        return MeanPrediction(field_network(self.get_params(), facts))
 
     def _compose(self, model: nn.Module, facts: Mapping[str, Any]) -> Composition:
         chain = self._chain()

@@ -5,7 +5,7 @@
 All networks have about 1.6 million parameters (`picture_throughput.py`), all train for the same wall
 time on one thread on MNIST's training pictures and draw from an average of their weights:
 
-    edm        the family with its defaults but for the width of its network
+    edm        the family with its defaults
     diffusers  UNet2DModel, the noise of its DDPMScheduler (1,000 linear steps), the error of the noise;
                drawn by its DPMSolverMultistepScheduler in 20 steps and by its DDIM in 50
     azula      UNet and KarrasDenoiser, VPSchedule at uniform times, its own loss; drawn by its
@@ -118,7 +118,7 @@ class Ours(Method):
     """The family edm."""
 
     def __init__(self, data: PictureSet, seconds: float, seed: int, rate: float) -> None:
-        self.model = EDM(width=60, time_limit=seconds, precision="float32", random_state=seed)
+        self.model = EDM(time_limit=seconds, precision="float32", random_state=seed)
         began, last = time.perf_counter(), 0.0
 
         def watch(progress: Any) -> None:

@@ -2,7 +2,7 @@
 
     python benchmarks/picture_throughput.py [--repeats 3] [--precisions float32 bfloat16] [--threads 1]
 
-All have about 1.6 million parameters (ours is 60 channels wide; theirs as below) and do the same: the
+All have about 1.6 million parameters (ours is 40 channels wide; theirs as below) and do the same: the
 squared error of their output against noise, backward, a fused AdamW step. Told are the shortest
 processor time of a few steps, the floating-point operations of forward and backward (torch's counter:
 products and convolutions), the rate that follows, and the rate of a product of 1,024 x 1,024 matrices
@@ -80,7 +80,7 @@ class Ours(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = PictureNet(SHAPE, width=60)
+        self.net = PictureNet(SHAPE, width=40)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """The field at a level."""

@@ -275,6 +275,28 @@ def test_a_smallest_level_as_wide_as_the_data_is_told():
         NCSN(sigma_min=2.0, **QUICK).fit(X)
 
 
+def test_pictures_of_former_runs_find_their_network_again(tmp_path):
+    """Runs whose facts name no network had two blocks and two resolutions at 28 x 28."""
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (20, 28, 28), dtype=np.uint8)
+    settings = {"max_steps": 1, "calibration_fraction": 0.0, "random_state": 0}
+    model = EDM(**settings).fit(pictures)
+    assert model.facts_["picture_network"] == 2
+    assert model._habits() == {"batch_size": 64, "warmup": 0.1}
+    assert EDM(batch_size=8, **settings).fit(pictures)._habits()["batch_size"] == 8
+    assert EDM(**QUICK | {"batch_size": None}).fit(X)._habits() == {"batch_size": 128}
+    del model.facts_["picture_network"]
+    model.model_ = model._build(model.facts_)
+    assert sum(p.numel() for p in model.model_.parameters()) == 482_436
+    model.save(tmp_path / "run")
+    again = energyscape.load(tmp_path / "run")
+    assert np.array_equal(
+        again.sample(2, steps=2, random_state=1), model.sample(2, steps=2, random_state=1)
+    )
+    narrow = DDPM(variance="learned", loss="hybrid", **settings)
+    assert narrow.fit(pictures).info_["parameters"] < 2_500_000
+
+
 @pytest.mark.parametrize(("cls", "name"), [(NCSN, "sigma_max"), (ScoreModel, "noise_level")])
 @pytest.mark.parametrize("value", ["inf", "nan", math.inf])
 def test_numbers_that_are_not_finite_are_refused(cls, name, value):
@@ -388,7 +410,7 @@ def test_the_classic_set_up(monkeypatch):
     assert seen["step_size"] == pytest.approx(0.1 * model.levels_[-1] ** 2)
     model.sample(3, steps=7)
     assert seen["steps_per_level"] == 7
-    assert model._habits() == {"ema_decay": 0.0}
+    assert model._habits()["ema_decay"] == 0.0
     NCSN(**QUICK).fit(X).sample(3)
     assert seen["steps_per_level"] == 10
 

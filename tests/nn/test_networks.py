@@ -206,6 +206,21 @@ def test_an_energy_of_pictures_is_smooth_and_row_by_row(name: str, shape: tuple[
         energy(x)
 
 
+@pytest.mark.parametrize(
+    ("sides", "levels"), [((4, 4), 1), ((8, 8), 2), ((7, 9), 2), ((28, 28), 3), ((40, 200), 3)]
+)
+def test_pictures_are_halved_as_long_as_a_side_of_four_is_left(
+    sides: tuple[int, int], levels: int
+) -> None:
+    assert len(PictureNet((1, *sides), width=4).down) == levels
+
+
+def test_channels_grow_with_the_resolutions() -> None:
+    net = PictureNet((1, 28, 28), width=4, growth=(1, 3))
+    assert [stage[0].second.out_channels for stage in net.down] == [4, 12, 12]  # type: ignore[index, union-attr]
+    assert [stage[0].second.out_channels for stage in net.up] == [12, 12, 4]  # type: ignore[index, union-attr]
+
+
 def test_wrong_pictures_and_sizes_are_named() -> None:
     with pytest.raises(ValueError, match=r"\(channels, height, width\)"):
         PictureNet((8, 8))

@@ -105,7 +105,7 @@ class DDPM(DenoiserEstimator):
     def __init__(
         self,
         max_steps: s.MaxSteps = 4000,
-        batch_size: s.BatchSize = 128,
+        batch_size: s.RowsAStep = None,
         learning_rate: s.LearningRate = 1e-3,
         weight_decay: s.WeightDecay = 0.0,
         ema_decay: s.EMADecay = 0.998,
@@ -181,15 +181,15 @@ class DDPM(DenoiserEstimator):
         return super()._measure(x)
 
     def _build(self, facts: Mapping[str, Any]) -> nn.Module:
-        settings, shape = self.get_params(), facts["event_shape"]
-        classes = len(facts.get("classes", ()))
-        network = field_network(settings, shape, classes)
+        settings = self.get_params()
+        network = field_network(settings, facts)
         preconditioning = _PRECONDITIONINGS[settings["parametrisation"]]()
         denoiser = PreconditionedDenoiser(network, preconditioning)
         if settings["variance"] != "learned":
             return denoiser
-        narrow = settings | {"width": max((settings["width"] or 128) // 2, 8), "blocks": 1}
-        return LearnedRange(denoiser, field_network(narrow, shape, classes))
+        usual = 40 if facts.get("picture_network", 1) > 1 else 128
+        narrow = settings | {"width": max((settings["width"] or usual) // 2, 8), "blocks": 1}
+        return LearnedRange(denoiser, field_network(narrow, facts))
 
     def _compose(self, model: nn.Module, facts: Mapping[str, Any]) -> Composition:
         settings, chain = self.get_params(), self._chain()

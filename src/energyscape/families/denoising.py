@@ -23,6 +23,7 @@ where plain ones are restored best of all, the errors at all levels are judged t
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -39,6 +40,7 @@ from energyscape.families.bar import ProgressCallback, as_steps
 from energyscape.families.denoiser_walks import DenoiserWalks
 from energyscape.families.evidence import denoising_errors
 from energyscape.families.judging import Values
+from energyscape.families.networks import PICTURE_NETWORK, is_picture
 from energyscape.families.typical import FEW_ORDINARY, Typical
 from energyscape.models import Denoiser
 from energyscape.nn import PictureNet
@@ -66,11 +68,19 @@ class DenoiserEstimator(DenoiserWalks):
             raise ValueError(f"clip={clip!r} is for pictures; a table takes clip='auto' or 'none'")
         flat = x.flatten(1)
         spread = flat.var(0, unbiased=False)
-        return {
+        pictures = {"picture_network": PICTURE_NETWORK} if x.ndim == 4 else {}
+        return pictures | {
             "sigma_data": max(float(spread.mean().sqrt()), 1e-3),
             "mean": flat.mean(0).tolist(),
             "variance": spread.tolist(),
         }
+
+    def _habits(self) -> Mapping[str, Any]:
+        settings = self.get_params()
+        pictures = is_picture(settings, self.facts_["event_shape"])
+        habits = {"batch_size": settings["batch_size"] or (64 if pictures else 128)}
+        # Large first steps leave a network of pictures on the plateau of a linear denoiser.
+        return habits | ({"warmup": 0.1} if pictures else {})
 
     def _after_training(self, x: Tensor, aux: dict[str, Tensor] | None) -> dict[str, np.ndarray]:
         kept: dict[str, np.ndarray] = {}

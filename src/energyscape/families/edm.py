@@ -66,7 +66,7 @@ class EDM(DenoiserEstimator):
     def __init__(
         self,
         max_steps: s.MaxSteps = 4000,
-        batch_size: s.BatchSize = 128,
+        batch_size: s.RowsAStep = None,
         learning_rate: s.LearningRate = 2e-3,
         weight_decay: s.WeightDecay = 0.0,
         ema_decay: s.EMADecay = 0.998,
@@ -117,15 +117,14 @@ class EDM(DenoiserEstimator):
         return self.default_sampler if self.facts_["cell"] is None else "sde_heun"
 
     def _build(self, facts: Mapping[str, Any]) -> nn.Module:
-        classes = len(facts.get("classes", ()))
         settings, waves = self.get_params(), bool(facts.get("few"))
         shape, preconditioning = facts["event_shape"], EDMPreconditioning(facts["sigma_data"])
         columns = [FewValues(**column) for column in facts.get("columns", ())]
         if not columns:
-            network = field_network(settings, shape, classes, waves=waves)
+            network = field_network(settings, facts, waves=waves)
             return PreconditionedDenoiser(network, preconditioning)
         outputs = MixedDenoiser.outputs(shape[0], columns)
-        network = field_network(settings, shape, classes, waves=waves, outputs=outputs)
+        network = field_network(settings, facts, waves=waves, outputs=outputs)
         return MixedDenoiser(network, preconditioning, shape[0], columns)
 
     def _compose(self, model: nn.Module, facts: Mapping[str, Any]) -> Composition:

@@ -102,7 +102,7 @@ class NCSN(DenoiserEstimator):
     def __init__(
         self,
         max_steps: s.MaxSteps = 4000,
-        batch_size: s.BatchSize = 128,
+        batch_size: s.RowsAStep = None,
         learning_rate: s.LearningRate = 3e-3,
         weight_decay: s.WeightDecay = 0.0,
         ema_decay: s.EMADecay = 0.998,
@@ -205,7 +205,8 @@ class NCSN(DenoiserEstimator):
         return {"parametrisation": "score"} | dict(settings)
 
     def _habits(self) -> Mapping[str, Any]:
-        return {"ema_decay": 0.0} if self.get_params()["setup"] == "classic" else {}
+        classic = self.get_params()["setup"] == "classic"
+        return dict(super()._habits()) | ({"ema_decay": 0.0} if classic else {})
 
     @property
     def levels_(self) -> list[float]:
@@ -214,8 +215,7 @@ class NCSN(DenoiserEstimator):
         return cast(list[float], self._schedule(self.facts_).levels(count).tolist())
 
     def _build(self, facts: Mapping[str, Any]) -> nn.Module:
-        classes = len(facts.get("classes", ()))
-        network = field_network(self.get_params(), facts["event_shape"], classes)
+        network = field_network(self.get_params(), facts)
         published = self.get_params()["parametrisation"] == "score"
         kind = ScorePreconditioning if published else EDMPreconditioning
         return PreconditionedDenoiser(network, kind(facts["sigma_data"]))

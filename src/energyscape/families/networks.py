@@ -13,6 +13,7 @@ from energyscape.nn import MLP, PictureEnergyNet, PictureNet, ResidualMLP
 
 __all__ = [
     "FEW",
+    "PICTURE_NETWORK",
     "WaveMLP",
     "energy_network",
     "field_network",
@@ -28,10 +29,13 @@ _SMALLEST_PICTURE = 100
 FEW = 4
 
 
+#: Of the networks of pictures that a family takes by itself, the one of today. Facts say which it was.
+PICTURE_NETWORK = 2
+
+
 def field_network(
     settings: Mapping[str, Any],
-    event_shape: Sequence[int],
-    num_labels: int = 0,
+    facts: Mapping[str, Any],
     *,
     waves: bool = False,
     outputs: int | None = None,
@@ -42,10 +46,9 @@ def field_network(
     ----------
     settings : mapping
         ``network``, ``width``, ``blocks`` and ``dropout`` of a family.
-    event_shape : sequence of int
-        Shape of one encoded row.
-    num_labels : int
-        Number of classes; 0 for none.
+    facts : mapping
+        ``event_shape``, the shape of one encoded row; ``classes``, where there are some; and
+        ``picture_network``, see `PICTURE_NETWORK`.
     waves : bool
         Whether a perceptron sees as many waves through the coordinates as it has units.
     outputs : int, optional
@@ -57,13 +60,16 @@ def field_network(
         If a picture network is asked for on a table.
     """
     width, blocks, dropout = settings["width"], settings["blocks"], settings["dropout"]
+    event_shape, num_labels = facts["event_shape"], len(facts.get("classes", ()))
     if is_picture(settings, event_shape):
+        first = facts.get("picture_network", 1) == 1
         return PictureNet(
             event_shape,
-            width=width or 32,
-            blocks=blocks or 2,
+            width=width or (32 if first else 40),
+            blocks=blocks or (2 if first else 1),
             num_labels=num_labels,
             dropout=dropout,
+            **(_former(event_shape) if first else {}),
         )
     width = width or 256
     return ResidualMLP(
@@ -75,6 +81,13 @@ def field_network(
         waves=width if waves else 0,
         outputs=outputs,
     )
+
+
+def _former(event_shape: Sequence[int]) -> dict[str, Any]:
+    """Resolutions of the first network of pictures: one less at 28 x 28, and not as wide below."""
+    side = min(event_shape[1:])
+    patches = -(-side // 2) if side >= 16 else side
+    return {"levels": max(1, min(3, (patches // 4).bit_length())), "growth": (1, 2, 2)}
 
 
 def energy_network(settings: Mapping[str, Any], event_shape: Sequence[int]) -> nn.Module:
@@ -150,7 +163,8 @@ def score_network(settings: Mapping[str, Any], event_shape: Sequence[int]) -> nn
     """A smooth field without noise level, as small as an energy's network."""
     width, blocks = settings["width"], settings["blocks"]
     if is_picture(settings, event_shape):
-        return PictureNet(event_shape, width=width or 16, blocks=blocks or 1, noise=False)
+        former = _former(event_shape)
+        return PictureNet(event_shape, width=width or 16, blocks=blocks or 1, noise=False, **former)
     dim = math.prod(event_shape)
     if dim <= FEW:
         return WaveMLP(event_shape, width=width or 64, depth=blocks or 2)

@@ -20,6 +20,10 @@ __all__ = ["Setting", "SettingError", "settings_of", "validate_settings"]
 
 MaxSteps = Annotated[int, Field(ge=1, description="optimizer steps")]
 BatchSize = Annotated[int, Field(ge=1, description="rows per step")]
+RowsAStep = Annotated[
+    int | None,
+    Field(ge=1, description="rows per step; none: 128 of a table, 64 for a network of pictures"),
+]
 LearningRate = Annotated[float, Field(gt=0, le=1, description="peak learning rate of Adam")]
 EMADecay = Annotated[
     float, Field(ge=0, lt=1, description="decay per step of the average of the weights")

@@ -4,6 +4,8 @@ A UNet made cheap for a CPU, where copies and normalisations cost more than prod
 
 - larger pictures are cut into 2x2 patches that become channels, so that nothing runs at full
   resolution with many channels; the last convolution's channels become pixels again;
+- most weights lie where the picture is smallest, and a step costs little for them: 1.6 million at 28x28
+  take 20 GFLOP a step of 64, and 47 with one level less and twice the blocks;
 - no group normalisation: each block divides by the root mean square over the channels of a pixel,
   ``x / sqrt(mean_c x_c^2 + 1e-4)`` (the pixel norm of 2312.02696, section 2), once;
 - activations lie channels last.
@@ -33,11 +35,13 @@ class PictureNet(nn.Module):
     ----------
     event_shape : (channels, height, width)
     width : int, optional
-        Channels at the first resolution, doubled below it; by default 32, or 64 with patches.
+        Channels at the first resolution; by default 32, or 40 with patches.
     levels : int, optional
-        Resolutions; by default as many as keep the smallest side at 4 or more, at most 3.
+        Resolutions; by default as many as keep the smallest side, rounded up, at 4 or more, at most 3.
     blocks : int
         Residual blocks a level, on the way down and on the way up.
+    growth : sequence of int
+        Channels at each resolution in units of `width`; the last one holds for all that follow.
     patch : int, optional
         Side of the patches that become channels; by default 2 where both sides are at least 16,
         else 1.
@@ -63,7 +67,8 @@ class PictureNet(nn.Module):
         *,
         width: int | None = None,
         levels: int | None = None,
-        blocks: int = 2,
+        blocks: int = 1,
+        growth: Sequence[int] = (1, 2, 4),
         patch: int | None = None,
         scalar: bool = False,
         noise: bool = True,
@@ -78,11 +83,11 @@ class PictureNet(nn.Module):
         self.scalar = scalar
         self.noise = noise
         self.patch = patch or (2 if min(height, wide) >= 16 else 1)
-        width = width or (64 if self.patch > 1 else 32)
+        width = width or (40 if self.patch > 1 else 32)
         rows, columns = -(-height // self.patch), -(-wide // self.patch)
-        levels = levels or max(1, min(3, (min(rows, columns) // 4).bit_length()))
+        levels = levels or _levels(min(rows, columns))
         self.condition = Conditioning(2 * width, noise=noise, num_labels=num_labels)
-        sizes = [width if i == 0 else 2 * width for i in range(levels)]
+        sizes = [width * growth[min(i, len(growth) - 1)] for i in range(levels)]
         pixels = channels * self.patch**2
         self.position = nn.Parameter(torch.zeros(1, width, rows, columns))
         self.input = nn.Conv2d(pixels, width, 3, padding=1)
@@ -139,6 +144,12 @@ class PictureNet(nn.Module):
         return out[:, :, : self.event_shape[1], : self.event_shape[2]].contiguous()
 
 
+def _levels(side: int) -> int:
+    """How often a side can be halved, rounding up, and stay at 4 or more, at most twice; and one."""
+    halved = -(-side // 2)
+    return 1 + (halved >= 4) + (-(-halved // 2) >= 4)
+
+
 def _stage(fan_in: int, size: int, blocks: int, condition: int, dropout: float) -> nn.ModuleList:
     return nn.ModuleList(
         _Block(size if i else fan_in, size, condition, dropout) for i in range(blocks)
@@ -159,7 +170,6 @@ class _Block(nn.Module):
         self.second = nn.Conv2d(fan_out, fan_out, 3, padding=1)
         self.modulation = nn.Linear(condition, 2 * fan_out) if condition else None
         self.dropout = nn.Dropout(dropout) if dropout else None
-        nn.init.zeros_(self.second.weight)
         nn.init.zeros_(cast(Tensor, self.second.bias))
         if self.modulation is not None:
             nn.init.zeros_(self.modulation.weight)
