@@ -123,6 +123,13 @@ def test_gaussian_base_is_normalised_and_samples_itself() -> None:
     assert torch.allclose(drawn.mean(0), x.mean(0), atol=0.2)
     with pytest.raises(ValueError, match="improper"):
         GaussianBase(torch.zeros(2), torch.zeros(2, 2))
+    for bad in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="mean of the base is not finite"):
+            GaussianBase(torch.tensor([0.0, bad]), torch.eye(2))
+        with pytest.raises(ValueError, match="covariance of the base is not finite"):
+            GaussianBase(torch.zeros(2), torch.diag(torch.tensor([1.0, bad])))
+        with pytest.raises(ValueError, match="leave out rows"):
+            GaussianBase.fit(torch.tensor([[1.0, 2.0], [0.0, bad], [3.0, 1.0]]))
 
 
 def test_paths_and_temperatures_scale_value_and_score_alike() -> None:

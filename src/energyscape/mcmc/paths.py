@@ -107,7 +107,8 @@ class GaussianBase:
     Raises
     ------
     ValueError
-        If the covariance is not positive definite: the density would be improper.
+        If mean or covariance are not finite, or the covariance is not positive definite: the density
+        would be improper.
 
     Examples
     --------
@@ -125,6 +126,12 @@ class GaussianBase:
                 f"a mean of {dim} numbers needs a covariance of shape ({dim}, {dim}), got "
                 f"{tuple(covariance.shape)}"
             )
+        for name, given in (("mean", mean), ("covariance", covariance)):
+            if not bool(given.isfinite().all()):
+                raise ValueError(
+                    f"the {name} of the base is not finite (NaN or infinite in some entries): leave "
+                    "out rows with blanks or infinite values before fitting it"
+                )
         factor, failed = torch.linalg.cholesky_ex(covariance)
         if bool(failed) or not bool(factor.isfinite().all()):
             raise ValueError(
