@@ -12,8 +12,16 @@ import torch
 from torch import Tensor
 
 from energyscape.densities import GaussianMixture
-from energyscape.mcmc import HMC, GaussianBase, GeometricPath, Tempered, ais
-from energyscape.mcmc.normalising import _bennett
+from energyscape.mcmc import (
+    HMC,
+    GaussianBase,
+    GeometricPath,
+    MixtureBase,
+    Tempered,
+    ais,
+    normalising,
+)
+from energyscape.mcmc.normalising import _bennett, _require_normalised
 from energyscape.targets import FunctionTarget, ScoreTarget
 
 
@@ -130,6 +138,91 @@ def test_gaussian_base_is_normalised_and_samples_itself() -> None:
             GaussianBase(torch.zeros(2), torch.diag(torch.tensor([1.0, bad])))
         with pytest.raises(ValueError, match="leave out rows"):
             GaussianBase.fit(torch.tensor([[1.0, 2.0], [0.0, bad], [3.0, 1.0]]))
+
+
+class Student:
+    """Independent draws of Student's t in several dimensions, the tails as heavy as wanted."""
+
+    def __init__(self, freedom: float, dim: int, dtype: torch.dtype) -> None:
+        self.freedom, self.dim, self.dtype = freedom, dim, dtype
+
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        shape = torch.full((n, 1), self.freedom / 2, dtype=torch.float64)
+        rate = torch._standard_gamma(shape, generator=rng) / (self.freedom / 2)
+        eps = torch.randn(n, self.dim, generator=rng, dtype=torch.float64)
+        return (eps / rate.sqrt()).to(self.dtype)
+
+    def value(self, x: Tensor) -> Tensor:
+        nu, dim = self.freedom, self.dim
+        norm = math.lgamma((nu + dim) / 2) - math.lgamma(nu / 2) - dim / 2 * math.log(nu * math.pi)
+        return norm - 0.5 * (nu + dim) * (x.square().sum(1) / nu).log1p()
+
+    def value_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return FunctionTarget(self.value).value_and_score(x)
+
+
+class Offset:
+    """A base whose log-density is off by some nats, or is a constant."""
+
+    def __init__(self, base: GaussianBase, nats: float, factor: float = 1.0) -> None:
+        self.base, self.nats, self.factor = base, nats, factor
+
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        return self.base.sample(n, rng)
+
+    def value(self, x: Tensor) -> Tensor:
+        return self.factor * self.base.value(x) + self.nats
+
+    def value_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        value, score = self.base.value_and_score(x)
+        return self.factor * value + self.nats, self.factor * score
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dim", [1, 2, 8, 64])
+def test_a_base_must_be_the_normalised_density_of_its_draws(dim: int, dtype: torch.dtype) -> None:
+    eye, mix = (
+        torch.eye(dim, dtype=dtype),
+        torch.randn(dim, dim, generator=generator(), dtype=dtype),
+    )
+    zero, far = torch.zeros(dim, dtype=dtype), torch.full((dim,), 9.0, dtype=dtype)
+    plain = GaussianBase(far, mix @ mix.T / dim + 0.01 * eye)
+    proper = [
+        plain,
+        MixtureBase([GaussianBase(zero, eye), GaussianBase(zero, 16 * eye)], [0.8, 0.2]),
+        MixtureBase([GaussianBase(zero, 0.01 * eye), GaussianBase(far, 0.2 * eye)], [0.5, 0.5]),
+        Student(1.0, dim, dtype),
+        Student(4.0, dim, dtype),
+    ]
+    for base in proper:
+        _require_normalised(base, base.sample(2, generator()))
+    for nats, factor in ((0.0, 0.0), (0.3, 1.0), (-0.3, 1.0), (5.0, 1.0), (-5.0, 1.0)):
+        bad = Offset(plain, nats, factor)
+        with pytest.raises(ValueError, match=r"no normalised density .* exp\(-?\d+\.\d\d\)"):
+            _require_normalised(bad, zero[None])
+    far_off = Offset(proper[1], -200.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"exp\(-\d+\.\d\d\)"):
+        _require_normalised(far_off, zero[None])
+
+
+def test_the_check_of_a_base_knows_its_failures_and_changes_no_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base = GaussianBase(torch.zeros(2).double(), torch.eye(2).double())
+    with pytest.raises(ValueError, match="Offset is no normalised density"):
+        ais(base, Offset(base, 0.0, 0.0), rng=generator())
+    broken = Offset(base, 0.0)
+    broken.sample = lambda n, rng: torch.full((n, 2), math.nan)  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="draws numbers that are not finite"):
+        _require_normalised(broken, torch.zeros(1, 2))
+    pictures = GaussianBase(torch.zeros(1, 18, 18), torch.eye(324))
+    _require_normalised(pictures, pictures.sample(1, generator()))
+    with pytest.raises(ValueError, match=r"exp\(0\.5"):
+        _require_normalised(Offset(pictures, 0.5), pictures.sample(1, generator()))
+    runs = [ais(triangle(2).at(0.0), base, rng=generator(), num_chains=20, pilot_chains=20)]
+    monkeypatch.setattr(normalising, "_require_normalised", lambda base, like: None)
+    runs.append(ais(triangle(2).at(0.0), base, rng=generator(), num_chains=20, pilot_chains=20))
+    assert runs[0].estimate == runs[1].estimate
 
 
 def test_paths_and_temperatures_scale_value_and_score_alike() -> None:

@@ -30,10 +30,13 @@ from energyscape.mcmc.chains import warm_up
 from energyscape.mcmc.hmc import HMC
 from energyscape.mcmc.kernel import Kernel
 from energyscape.mcmc.langevin import MALA
-from energyscape.mcmc.paths import Base, GeometricPath
+from energyscape.mcmc.paths import Base, GaussianBase, GeometricPath
 from energyscape.targets import Target
 
 __all__ = ["LogZ", "ais"]
+
+_CHECKED = 4096  # draws by which a base is checked, twice
+_OFF = 0.1  # nats that a base's own log Z may be off
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,8 +135,9 @@ def ais(
     Raises
     ------
     ValueError
-        For a base that cannot be sampled, is improper or is not finite; a target that knows only its
-        score; a ladder of more than `max_rungs` rungs (an energy that is unbounded below).
+        For a base that cannot be sampled, is improper or is not finite, or whose density is not that of
+        its draws; a target that knows only its score; a ladder of more than `max_rungs` rungs (an
+        energy that is unbounded below).
 
     References
     ----------
@@ -164,6 +168,7 @@ def ais(
     first = base.sample(pilot_chains, rng)
     if target.value(first[:1]) is None:
         raise ValueError("log Z needs a log-density, and this target knows only its score")
+    _require_normalised(base, first)
     start: Any = MALA(float(first.var(0).mean()) * first[0].numel() ** (-1 / 3))
     ladder, kernels = _pilot(
         target,
@@ -194,6 +199,62 @@ def ais(
     lower, upper = forward - 3 * forward_se, -minus + 3 * reverse_se
     both = (lower, upper, upper - lower, ess, tuple(ladder))
     return LogZ(estimate, stderr, forward, -minus, *both, ends, forward_w)
+
+
+def _require_normalised(base: Base, like: Tensor) -> None:
+    """Refuse a base whose density, over its own draws, does not integrate to one.
+
+    A Gaussian g is fitted to half of the draws. Bennett's ratio between draws of g and the other half
+    is the base's own log Z, to be 0; where the two hardly overlap there are still the bounds of
+    Jensen, ``E_g[log f/g] <= log Z <= E_f[log f/g]``. A generator of its own draws them.
+    """
+    count = min(_CHECKED, max(2048, 32 * like[0].numel()))
+    rng = torch.Generator(like.device).manual_seed(0)
+    x = base.sample(2 * count, rng)
+    flat = x.flatten(1).double() if x.device.type == "cpu" else x.flatten(1).cpu().double()
+    if not bool(flat.isfinite().all()):
+        raise ValueError(f"{type(base).__name__} draws numbers that are not finite")
+    guide = _around(flat[: len(x) // 2])
+    y = guide.sample(len(x) // 2, torch.Generator().manual_seed(1)).to(x.dtype)
+
+    def above(points: Tensor) -> Tensor:
+        """log f/g where it is finite."""
+        with torch.no_grad():
+            value = base.value(points.view(-1, *x.shape[1:]).to(x.device)).cpu().double()
+        found = value - guide.value(points.double())
+        return found[found.isfinite()]
+
+    forward, reverse = above(y), above(x[len(x) // 2 :].flatten(1).cpu())
+    if min(len(forward), len(reverse)) < 2:
+        raise ValueError(
+            f"the log-density of {type(base).__name__} is not finite near its own draws"
+        )
+    off, stderr = _bennett(forward, reverse)
+    overlap = float(torch.sigmoid(forward - off).sum())
+    if overlap < 50 or abs(off) < 5 * stderr + _OFF:
+        low, high = (float(w.mean()) for w in (forward, reverse))
+        low_se, high_se = (5 * float(w.std()) / math.sqrt(len(w)) for w in (forward, reverse))
+        if len(forward) < len(y):  # of no bound where the density is zero
+            low = -math.inf
+        if low - low_se < _OFF and high + high_se > -_OFF:
+            return
+        off = low if low > 0 else high
+    raise ValueError(
+        f"{type(base).__name__} is no normalised density of its own draws: over them it integrates to "
+        f"exp({off:.2f}), and log Z would be off by so many nats; give a base whose value is the "
+        "normalised log-density of what it samples, such as GaussianBase"
+    )
+
+
+def _around(x: Tensor) -> GaussianBase:
+    """A Gaussian about the bulk of some rows, shape (n, D): far tails are pulled in."""
+    ranked = x.sort(0).values
+    middle, n = ranked[len(x) // 2], len(x)
+    spread = (ranked[3 * n // 4] - ranked[n // 4]).clamp(min=torch.finfo(x.dtype).tiny)
+    near = middle + spread * ((x - middle) / spread).clamp(-3.0, 3.0)
+    if near.shape[1] <= 256:
+        return GaussianBase.fit(near)
+    return GaussianBase(near.mean(0), torch.diag(near.var(0)))
 
 
 def _pilot(
