@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import pytest
@@ -14,9 +15,14 @@ from energyscape.mcmc import (
     ULA,
     ChainWarning,
     DualAveraging,
+    GaussianBase,
     RandomWalk,
+    ais,
+    anneal,
     compilation,
     diagnostics,
+    find_modes,
+    quadrature,
     run_chains,
 )
 from energyscape.mcmc.kernel import Info, State
@@ -150,6 +156,77 @@ def test_runs_that_should_not_be_trusted_are_told_by_name() -> None:
         run_chains(MALA(0.1), hole, x0, 400, rng=generator(), keep="last")
     with pytest.warns(ChainWarning, match="ULA diverged in 4 of 4 chains"):
         run_chains(ULA(3.0), ScoreTarget(lambda x: -(x**3)), 10 * x0, 50, rng=generator())
+
+
+def told(kernel: Any, target: Any, x0: torch.Tensor, num_steps: int, **settings: Any) -> list[str]:
+    """What a run is warned of."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        run_chains(kernel, target, x0, num_steps, rng=generator(1), keep="last", **settings)
+    return [str(w.message) for w in found]
+
+
+LINEAR = FunctionTarget(lambda x: x.sum(1))
+KERNELS = [ULA(0.1), MALA(0.1), HMC(0.15, 3), RandomWalk(0.5)]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("chains", "dim"), [(8, 1), (4, 2), (50, 2)])
+def test_a_linear_energy_is_told_by_its_steady_rise(kernel: Any, chains: int, dim: int) -> None:
+    x0 = torch.randn(chains, dim, generator=generator(), dtype=torch.float64)
+    (said,) = told(kernel, LINEAR, x0, 300)
+    assert said.startswith(f"{type(kernel).__name__} has kept rising over the whole run")
+    assert "unbounded below" in said
+    assert "far from settled" in said
+    if isinstance(kernel, ULA):  # by the score alone as well
+        assert told(kernel, ScoreTarget(torch.ones_like), x0, 300) == [said]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_settled_and_settling_chains_are_not_said_to_rise(kernel: Any) -> None:
+    """In equilibrium, from one point at the mode, and from far but settled by the middle of the run;
+    tails of a Gaussian, of Student's t and of Laplace's law, walked by energy and by score."""
+    densities = {
+        "normal": lambda x: -0.5 * x.square().sum(1),
+        "student": lambda x: -1.5 * x.square().sum(1).log1p(),
+        "laplace": lambda x: -(1 + x.square()).sqrt().sum(1),
+    }
+    eps = torch.randn(20, 2, generator=generator(), dtype=torch.float64)
+    spread = torch.rand(20, 1, generator=generator(2), dtype=torch.float64).sqrt()
+    starts = {"normal": eps, "student": eps / spread, "laplace": eps}
+    for name, log_prob in densities.items():
+        target = FunctionTarget(log_prob)
+        for x0 in (starts[name], starts[name][:1], 0 * eps):
+            for steps in (40, 120):
+                assert told(kernel, target, x0, steps) == []
+    target = FunctionTarget(densities["normal"])
+    assert told(kernel, target, 0 * eps + 8.0, 300) == []
+    if isinstance(kernel, ULA):
+        assert told(kernel, ScoreTarget(lambda x: -x), 0 * eps + 50.0, 300) == []
+
+
+def test_a_step_too_large_for_ula_is_named_first() -> None:
+    x0 = torch.ones(4, 2, dtype=torch.float64)
+    (said,) = told(ULA(3.0), normal().at(0.0), x0, 100)
+    assert said.index("its step of 3 is too large") < said.index("unbounded below")
+    assert "take a smaller step, and if that does not help confine the energy" in said
+
+
+def test_what_is_no_target_is_told_what_would_be() -> None:
+    energy, x0 = NetworkEnergy(torch.nn.Linear(2, 1)), torch.zeros(4, 2)
+    walks: list[Any] = [
+        lambda target: run_chains(MALA(0.1), target, x0, 5, rng=generator()),
+        lambda target: anneal(x0, [target], MALA(0.1), 5, rng=generator()),
+        lambda target: find_modes(target, x0),
+        lambda target: ais(target, GaussianBase(torch.zeros(2), torch.eye(2)), rng=generator()),
+        lambda target: quadrature(target, x0, 1.0),
+    ]
+    for walk in walks:
+        with pytest.raises(TypeError, match=r"NetworkEnergy is none: give .* energy\.at\(\)"):
+            walk(energy)
+        with pytest.raises(TypeError, match="Linear is none: wrap a network in NetworkEnergy"):
+            walk(energy.network)
+    assert len(run_chains(ULA(0.1), energy.at(), x0, 5, rng=generator()).draws) == 5
 
 
 def test_progress_counts_every_step() -> None:

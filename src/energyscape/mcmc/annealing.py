@@ -25,7 +25,7 @@ from torch import Tensor
 
 from energyscape.mcmc.chains import block_steps
 from energyscape.mcmc.compilation import plain_block, split_noise
-from energyscape.mcmc.kernel import Info, Kernel, check_chains, score_at, value_at
+from energyscape.mcmc.kernel import Info, Kernel, check_chains, check_target, score_at, value_at
 from energyscape.mcmc.ladders import ncsnv2_step_size
 from energyscape.mcmc.langevin import MALA, ULA
 from energyscape.mcmc.pinned import Pinned
@@ -112,6 +112,8 @@ def anneal(
     True
     """
     check_chains(x0)
+    for target in targets:
+        check_target(target)
     count = len(targets)
     if count == 0:
         raise ValueError("a ladder needs at least one target")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from torch import Tensor
 from energyscape.mcmc.adaptation import adapter_for
 from energyscape.mcmc.compilation import block_runner, split_noise
 from energyscape.mcmc.diagnostics import Diagnostics, diagnostics
-from energyscape.mcmc.kernel import ChainWarning, Info, Kernel
+from energyscape.mcmc.kernel import ChainWarning, Info, Kernel, check_target, score_at
 from energyscape.targets import Target
 
 __all__ = ["Chains", "RunInfo", "run_chains"]
@@ -59,6 +60,9 @@ class Chains:
         the kernel does not know it, or the run is too short to tell.
     stalled : int
         Chains whose mean acceptance in that quarter was below 1 %.
+    risen : float
+        Nats that the median chain gained over the last three quarters, where it gained as steadily as
+        it moved away from the starts, and more than chance gives; 0 elsewhere.
     """
 
     draws: Tensor
@@ -69,6 +73,7 @@ class Chains:
     modes: Tensor | None = None
     climb: float = math.nan
     stalled: int = 0
+    risen: float = 0.0
 
     @property
     def x(self) -> Tensor:
@@ -195,13 +200,15 @@ def run_chains(
     ------
     ValueError
         For settings out of range, or a target the kernel cannot walk on.
+    TypeError
+        For an energy or a network in the place of a target.
 
     Warns
     -----
     ChainWarning
-        When nothing was accepted, when chains met numbers that are not finite, when they ran away or
-        kept climbing, as they do on an energy that is unbounded below, or when a long run could not be
-        compiled.
+        When nothing was accepted, when chains met numbers that are not finite, when they ran away,
+        kept climbing or kept rising, as they do on an energy that is unbounded below, or when a long
+        run could not be compiled.
 
     Examples
     --------
@@ -215,6 +222,7 @@ def run_chains(
     >>> chains.draws.shape, bool(chains.diagnostics.rhat < 1.02)
     (torch.Size([400, 8, 3]), True)
     """
+    check_target(target)
     if num_steps < 1 or warmup < 0 or thin < 1 or num_steps % thin:
         raise ValueError(
             "num_steps must be a positive multiple of thin and warmup 0 or more, got "
@@ -232,7 +240,7 @@ def run_chains(
 
     state = kernel.init(x0, target)
     frozen, state = warm_up(kernel, state, target, warmup, adapt=adapt, rng=rng, tick=tick)
-    chains = _run(frozen, target, state, num_steps, thin, rng, keep, compile, tick)
+    chains = _run(frozen, target, state, num_steps, thin, rng, keep, compile, tick, x0)
     _warn(chains, x0, num_steps)
     return replace(chains, modes=modes)
 
@@ -247,6 +255,7 @@ def _run(
     keep: str,
     compile: bool | Literal["auto"],
     tick: Callable[[int], None],
+    x0: Tensor,
 ) -> Chains:
     """The part of a run that counts."""
     x = state.x
@@ -257,13 +266,17 @@ def _run(
     block = block_steps(x, thin if store else 1)
     run_block = block_runner(kernel, target, num_steps, len(x), compile)
     left, at = num_steps, 0
-    late, hopes = None, torch.zeros(len(x), device=x.device)
+    hopes = torch.zeros(len(x), device=x.device)
+    passed: list[tuple[Tensor, Tensor | None]] = []
+    # The last of them is a quarter before the end.
+    marks = [k * (num_steps // 4) for k in (3, 2, 1)] if num_steps >= CLIMB_STEPS else []
     while left:
         size = min(block, left)
         walked = run_block(state, kernel.draw(size, x, rng))
         state, late_from = walked.state, max(left - num_steps // 4, 0)
-        if left - size <= num_steps // 4 < left and walked.log_prob is not None:
-            late = walked.log_prob[left - num_steps // 4 - 1]
+        for row in (left - mark - 1 for mark in marks if left - size <= mark < left):
+            known = None if walked.log_prob is None else walked.log_prob[row].clone()
+            passed.append((walked.x[row].clone(), known))
         if walked.info.acceptance is not None and late_from < size:
             hopes = hopes + walked.info.acceptance[late_from:].sum(0)
         tally.add(walked.info, thin if store else size, x)
@@ -281,14 +294,50 @@ def _run(
         log_prob = None if state.log_prob is None else state.log_prob[None]
     else:
         log_prob = torch.cat(log_probs) if log_probs else None
-    climb, stalled = math.nan, 0
-    if late is not None and num_steps >= CLIMB_STEPS:
-        climb, stalled = (
-            float((state.log_prob - late).nanmedian()),
-            int((hopes < 0.01 * (num_steps // 4)).sum()),
-        )
+    climb, stalled, risen = math.nan, 0, 0.0
+    if passed:
+        passed.append((state.x, state.log_prob))
+        risen = _risen(target, x0, passed)
+        if (late := passed[-2][1]) is not None:
+            climb = float((state.log_prob - late).nanmedian())
+            stalled = int((hopes < 0.01 * (num_steps // 4)).sum())
     told = tally.result(None if store else sizes)
-    return Chains(draws, log_prob, told, kernel, state, climb=climb, stalled=stalled)
+    return Chains(draws, log_prob, told, kernel, state, climb=climb, stalled=stalled, risen=risen)
+
+
+def _risen(target: Target, x0: Tensor, passed: list[tuple[Tensor, Tensor | None]]) -> float:
+    """Nats gained by the median chain over the last three quarters, or 0 where it was no steady rise.
+
+    On a linear energy drift and gain are the same in every quarter and no quarter takes chains back;
+    chains that settle slow down, and stay within reach of where they settle.
+    """
+    centre = x0.mean(0)
+
+    def away(x: Tensor) -> Tensor:
+        return (x - centre).flatten(1).norm(dim=1)
+
+    reach = [float(away(x).nanmedian()) for x, _ in passed]
+    rising = all(a < b for a, b in itertools.pairwise(reach))
+    if not rising or not reach[-1] > 3.0 * float(away(x0).nan_to_num(0.0).max()):
+        return 0.0
+    gains = [float(g.nanmedian()) for g in _gains(target, passed)]
+    # Settled chains of D coordinates wander by about sqrt(D) nats, the median of many by less.
+    chance = (3.0 + 1.5 * x0[0].numel() ** 0.5) * max(1 / 3, len(x0) ** -0.5)
+    return sum(gains) if min(gains) > chance and gains[-1] > 0.5 * gains[0] else 0.0
+
+
+def _gains(target: Target, passed: list[tuple[Tensor, Tensor | None]]) -> list[Tensor]:
+    """The log-density that each chain gained from one point passed to the next, shape (chains,) each.
+
+    A score alone is integrated along the way by the trapezoidal rule.
+    """
+    values = [target.value(x) if known is None else known for x, known in passed]
+    if values[0] is not None:
+        return [b - a for a, b in itertools.pairwise(values)]  # type: ignore[operator]
+    ahead = [(x, score_at(target, x)) for x, _ in passed]
+    return [
+        0.5 * ((y - x) * (t + s)).flatten(1).sum(1) for (x, s), (y, t) in itertools.pairwise(ahead)
+    ]
 
 
 def _warn(chains: Chains, x0: Tensor, num_steps: int) -> None:
@@ -311,6 +360,14 @@ def _warn(chains: Chains, x0: Tensor, num_steps: int) -> None:
             f"{name} accepted nothing in {num_steps} steps of {count} chains{told}: the draws are the "
             "starting points; give a smaller step or a warm-up that finds one"
         )
+    elif reach > 1e6 * (1.0 + start) and info.acceptance is None:
+        size = getattr(chains.kernel, "step_size", None)
+        told = f"step of {size:.3g}" if isinstance(size, float) else "step"
+        message = (
+            f"{name} ran off to |x| = {reach:.1e}: its {told} is too large for the energy, which it "
+            "then overshoots ever farther, or the energy is unbounded below and exp(-E) has no "
+            "integral; take a smaller step, and if that does not help confine the energy"
+        )
     elif reach > 1e6 * (1.0 + start):
         message = (
             f"{name} ran off to |x| = {reach:.1e}: the energy seems unbounded below, so that exp(-E) "
@@ -322,6 +379,13 @@ def _warn(chains: Chains, x0: Tensor, num_steps: int) -> None:
             f"{name} still climbs: the median chain gained {chains.climb:.0f} nats of log-density in "
             "the last quarter of the run; the chains have not arrived yet (warm up longer), or the "
             "energy is unbounded below and exp(-E) has no integral"
+        )
+    elif chains.risen > 0:
+        message = (
+            f"{name} has kept rising over the whole run: the median chain gained {chains.risen:.0f} "
+            "nats of log-density in its last three quarters, hardly slowing down, and moved away from "
+            "its start all the while; either the energy is unbounded below and exp(-E) has no integral "
+            "(confine it), or the chains are far from settled (warm up longer)"
         )
     elif 2 * chains.stalled > count:
         message = (

@@ -94,6 +94,29 @@ def check_box(box: Box | None) -> None:
         raise ValueError(f"a box needs low < high in every coordinate, got ({box[0]}, {box[1]})")
 
 
+def check_target(target: object) -> None:
+    """Refuse what is no target but a model or a function of one.
+
+    Raises
+    ------
+    TypeError
+        Saying what would be one.
+    """
+    if hasattr(target, "value") or hasattr(target, "value_and_score"):
+        return
+    name = type(target).__name__
+    if hasattr(target, "at"):
+        remedy = "give what its at() returns, as energy.at() or model.at(sigma) at a noise level"
+    else:
+        remedy = (
+            "wrap a network in NetworkEnergy and give .at() of that, a function that gives the "
+            "log-density of each row in FunctionTarget, one that gives the score in ScoreTarget"
+        )
+    raise TypeError(
+        f"chains walk on a target (value, value_and_score), and {name} is none: {remedy}"
+    )
+
+
 def check_chains(x: Tensor) -> None:
     """Refuse an x that is not a batch of chains."""
     if x.ndim < 2 or x.shape[0] == 0:

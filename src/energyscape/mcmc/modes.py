@@ -16,7 +16,15 @@ import torch
 from torch import Tensor
 
 from energyscape.mcmc.annealing import anneal
-from energyscape.mcmc.kernel import ChainWarning, Kernel, both_at, check_chains, rows, sum_rows
+from energyscape.mcmc.kernel import (
+    ChainWarning,
+    Kernel,
+    both_at,
+    check_chains,
+    check_target,
+    rows,
+    sum_rows,
+)
 from energyscape.mcmc.langevin import MALA
 from energyscape.mcmc.paths import Tempered
 from energyscape.targets import Target
@@ -97,6 +105,7 @@ def find_modes(
     (8, {'peak'})
     """
     check_chains(starts)
+    check_target(target)
     x = starts.detach()
     if target.value(x[:1]) is None:
         raise ValueError("modes need a log-density, and this target knows only its score")

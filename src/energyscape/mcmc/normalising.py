@@ -28,7 +28,7 @@ from torch import Tensor
 from energyscape.mcmc.annealing import anneal
 from energyscape.mcmc.chains import warm_up
 from energyscape.mcmc.hmc import HMC
-from energyscape.mcmc.kernel import Kernel
+from energyscape.mcmc.kernel import Kernel, check_target
 from energyscape.mcmc.langevin import MALA
 from energyscape.mcmc.paths import Base, GaussianBase, GeometricPath
 from energyscape.targets import Target
@@ -155,6 +155,7 @@ def ais(
     >>> found.lower < math.log(2 * math.pi) < found.upper
     True
     """
+    check_target(target)
     if not isinstance(base, Base):
         raise ValueError(
             f"annealed importance sampling starts from a normalised density that can be sampled; "

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from energyscape.mcmc.kernel import check_target
 from energyscape.targets import Target
 
 __all__ = ["Integral", "quadrature"]
@@ -150,6 +151,7 @@ def quadrature(
     >>> abs(found.estimate) < 1e-4, found.stderr < 1e-4
     (True, True)
     """
+    check_target(target)
     dim = rows[0].numel()
     if dim > 2:
         raise ValueError(f"quadrature is for one or two dimensions, got rows of {dim} numbers")
