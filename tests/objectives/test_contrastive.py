@@ -268,6 +268,18 @@ def test_improved_step_has_the_gradient_of_the_moved_points_energy() -> None:
     assert grad[0, 0].item() == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-5)
 
 
+@pytest.mark.parametrize("start", ["data", "noise", "persistent"])
+def test_the_improved_step_needs_a_smooth_energy(start: Any) -> None:
+    """It differentiates the score, which of straight pieces is constant but for jumps."""
+    x, rng = torch.randn(8, 2, generator=generator()), generator()
+    kinked = NetworkEnergy(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1)))
+    improved = Contrastive(stay, start=start, buffer_size=8, improved=ImprovedStep(0.1))
+    with pytest.raises(ValueError, match="improved step needs a smooth energy.*1' is a ReLU.*SiLU"):
+        improved.init(kinked, x, rng)
+    improved.init(small().float(), x, rng)
+    Contrastive(stay, start=start, buffer_size=8).init(kinked, x, rng)
+
+
 def test_entropy_term_spreads_the_chains() -> None:
     """For E = a ||x||^2/2 the entropy term alone falls as a falls: its gradient in a is positive."""
 

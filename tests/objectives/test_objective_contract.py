@@ -31,6 +31,7 @@ from energyscape.objectives import (
     SlicedScoreMatching,
     fit_gaussian,
     needs_double_backward,
+    require_smooth_energy,
 )
 from energyscape.schedules import Geometric
 
@@ -226,6 +227,45 @@ def test_kinks_called_as_functions_are_found(name: str, kink: str) -> None:
     assert objective.init(Own(lambda x: F.silu(x).sum(1)), rows(), rng) is None
     if name != "FiniteDifference":
         assert objective.init(nn.Sequential(nn.Linear(DIM, DIM), nn.ReLU()), rows(), rng) is None
+
+
+KINKED = [
+    nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(), nn.PReLU(), nn.RReLU(), nn.Threshold(0.1, 0.0),
+    nn.Hardtanh(), nn.Hardsigmoid(), nn.Hardswish(), nn.Hardshrink(), nn.Softshrink(),
+]  # fmt: skip
+SMOOTH = [
+    nn.SiLU(), nn.Softplus(), nn.ELU(), nn.CELU(0.5), nn.GELU(), nn.Mish(), nn.Tanh(), nn.Sigmoid(),
+    nn.LogSigmoid(), nn.Tanhshrink(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("module", [*KINKED, *SMOOTH], ids=lambda m: type(m).__name__)
+def test_activations_of_straight_pieces_are_refused_and_smooth_ones_pass(module: nn.Module) -> None:
+    model = NetworkEnergy(nn.Sequential(nn.Linear(DIM, 4), module, nn.Linear(4, 1))).double()
+    if module in SMOOTH:
+        require_smooth_energy(model, rows())
+        return
+    with pytest.raises(ValueError, match=f"'network.1' is a {type(module).__name__}, .*SiLU"):
+        require_smooth_energy(model, rows())
+
+
+def test_maxima_over_windows_are_refused() -> None:
+    """Smooth activations do not help where the largest of a window changes."""
+    line = nn.Unflatten(1, (1, DIM))
+    pools: list[nn.Module] = [nn.MaxPool1d(2), nn.AdaptiveMaxPool1d(2)]
+    for pool in pools:
+        network = nn.Sequential(nn.Linear(DIM, DIM), nn.SiLU(), line, pool, nn.Flatten())
+        model = NetworkEnergy(
+            nn.Sequential(network, nn.LazyLinear(1, dtype=torch.float64)).double()
+        )
+        with pytest.raises(ValueError, match=f"is a {type(pool).__name__}, .*AvgPool"):
+            require_smooth_energy(model, rows())
+    for call, name in ((F.max_pool1d, "max_pool"), (F.adaptive_max_pool1d, "adaptive_max_pool")):
+        with pytest.raises(ValueError, match=f"it calls {name}, .*AvgPool"):
+            require_smooth_energy(
+                Own(lambda x, c=call: c(x.square()[:, None], 2).sum((1, 2))), rows()
+            )
+    require_smooth_energy(Own(lambda x: F.avg_pool1d(x.square()[:, None], 2).sum((1, 2))), rows())
 
 
 def test_denoising_warns_of_a_piecewise_constant_score() -> None:

@@ -9,7 +9,9 @@ have ``aux = None``. Randomness comes from `rng`, on the device of `x`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -45,6 +47,17 @@ _KINKED = (
     nn.Hardshrink,
     nn.Softshrink,
 )
+# Smooth but where the largest of a window changes: there the derivative jumps.
+_POOLS = (
+    nn.MaxPool1d,
+    nn.MaxPool2d,
+    nn.MaxPool3d,
+    nn.AdaptiveMaxPool1d,
+    nn.AdaptiveMaxPool2d,
+    nn.AdaptiveMaxPool3d,
+    nn.FractionalMaxPool2d,
+    nn.FractionalMaxPool3d,
+)
 # The same as functions, by the names of their derivatives.
 _KINKED_OPERATIONS = {
     "Relu": "relu",
@@ -57,6 +70,12 @@ _KINKED_OPERATIONS = {
     "Hardswish": "hardswish",
     "Hardshrink": "hardshrink",
     "Softshrink": "softshrink",
+}
+_POOL_OPERATIONS = {
+    f"{kind}MaxPool{dim}D{more}": f"{name}max_pool"
+    for kind, name in (("", ""), ("Adaptive", "adaptive_"), ("Fractional", "fractional_"))
+    for dim in (2, 3)
+    for more in ("", "WithIndices")
 }
 
 
@@ -271,9 +290,15 @@ def energies_of(model: Energy, x: Tensor, sigma: float | Tensor | None = None) -
 
 
 def require_smooth_energy(
-    model: nn.Module, x: Tensor | None = None, sigma: float | None = None
+    model: nn.Module,
+    x: Tensor | None = None,
+    sigma: float | None = None,
+    *,
+    needed_by: str = "score matching",
 ) -> None:
-    """Refuse an energy with kinked activations, whose second derivative is zero almost everywhere.
+    """Refuse an energy with kinks: activations of straight pieces, and maxima over windows.
+
+    Its second derivative is zero almost everywhere, or lacks what the score jumps by at the kinks.
 
     Parameters
     ----------
@@ -282,6 +307,8 @@ def require_smooth_energy(
         Rows on which an energy is tried: activations called as functions are found too.
     sigma : float, optional
         A level, for a noise-conditional energy.
+    needed_by : str
+        What differentiates the energy twice, for the message.
 
     Raises
     ------
@@ -291,17 +318,29 @@ def require_smooth_energy(
     found = kink(model, x, sigma)
     if found:
         raise ValueError(
-            f"score matching needs a smooth energy, but {found}, whose second derivative is zero "
+            f"{needed_by} needs a smooth energy, but {found}, whose second derivative is zero "
             "almost everywhere: use SiLU, Softplus or ELU"
+        )
+    found = kink(model, x, sigma, _POOLS, _POOL_OPERATIONS)
+    if found:
+        raise ValueError(
+            f"{needed_by} needs a smooth energy, but {found}, at whose kinks the second derivative is "
+            "missing: use a mean over windows (AvgPool) or strided convolutions"
         )
 
 
-def kink(model: nn.Module, x: Tensor | None, sigma: float | None) -> str:
+def kink(
+    model: nn.Module,
+    x: Tensor | None,
+    sigma: float | None,
+    modules: tuple[type[nn.Module], ...] = _KINKED,
+    operations: Mapping[str, str] = MappingProxyType(_KINKED_OPERATIONS),
+) -> str:
     """Where an energy has a kinked activation, in words; empty where it has none."""
     if not any(isinstance(module, Energy) for module in model.modules()):
         return ""
     for name, module in model.named_modules():
-        if isinstance(module, _KINKED):
+        if isinstance(module, modules):
             return f"{name!r} is a {type(module).__name__}"
     if x is None or not isinstance(model, Energy):
         return ""
@@ -314,7 +353,7 @@ def kink(model: nn.Module, x: Tensor | None, sigma: float | None) -> str:
             continue
         seen.add(node)
         operation = node.name().rstrip("0123456789").removesuffix("Backward")
-        if operation in _KINKED_OPERATIONS:
-            return f"it calls {_KINKED_OPERATIONS[operation]}"
+        if operation in operations:
+            return f"it calls {operations[operation]}"
         left += [before for before, _ in node.next_functions]
     return ""

@@ -29,7 +29,13 @@ import torch
 from torch import Tensor, nn
 
 from energyscape.models import Energy
-from energyscape.objectives.base import Aux, LossOutput, conditioned, energies_of
+from energyscape.objectives.base import (
+    Aux,
+    LossOutput,
+    conditioned,
+    energies_of,
+    require_smooth_energy,
+)
 from energyscape.targets import Target
 
 __all__ = ["Base", "ChainsDiverged", "Contrastive", "ImprovedStep", "Sampler", "Start", "frozen"]
@@ -189,12 +195,20 @@ class Contrastive:
         return self.improved is not None
 
     def init(self, model: nn.Module, x: Tensor, rng: torch.Generator) -> Aux:
-        """The base's moments, and for persistent chains a buffer drawn from it."""
+        """The base's moments, and for persistent chains a buffer drawn from it.
+
+        Raises
+        ------
+        ValueError
+            For a model that is no energy, or with an improved step for an energy that is not smooth.
+        """
         if not isinstance(model, Energy):
             raise ValueError(
                 f"contrastive learning trains an Energy, got {type(model).__name__}: wrap a scalar "
                 "network in NetworkEnergy"
             )
+        if self.improved is not None:
+            require_smooth_energy(model, x, needed_by="the improved step")
         if self.start == "data":
             return None
         x = x.detach()
