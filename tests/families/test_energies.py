@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -278,6 +279,33 @@ def test_steps_at_which_nothing_is_accepted_are_told():
     settings = QUICK | {"max_steps": 30, "normalise": False}
     model = EBM(sampler="hmc", step_size=1e6, **settings).fit(gaussian(100))
     assert any("accepted 0 % of their moves" in note for note in model.info_["notes"])
+
+
+@pytest.mark.parametrize(("step_size", "fits"), [(1e9, False), (None, True)])
+def test_random_walks_do_not_hide_langevin_moves_that_fail(step_size, fits):
+    """A quarter of the moves are random walks, which are accepted whatever the step size."""
+    settings = QUICK | {"max_steps": 30, "normalise": False}
+    model = EBM(step_size=step_size, **settings).fit(gaussian(100))
+    told = any("accepted 0 % of their Langevin moves" in note for note in model.info_["notes"])
+    assert told != fits
+    seen = [entry["acceptance"] for entry in model.history_ if "acceptance" in entry]
+    assert 0.3 < seen[-1] <= 1.02 if fits else seen[-1] < 0.01
+
+
+def test_the_acceptance_of_langevin_moves_is_told_by_itself():
+    """Told with the random walks and without, on the same moves."""
+    p, rng = eight_gaussians(), torch.Generator().manual_seed(0)
+    x, kernel = p.sample(4000, rng), ScatteredMALA(0.1, jump_share=0.4, reach=4.0)
+    noise = kernel.draw(1, x, rng)
+    noise = type(noise)(*(part[0] for part in noise))
+    target, drifts = p.at(0.0), noise.drift > 0
+    both = kernel.step(kernel.init(x, target), target, noise)[1].acceptance
+    alone = replace(kernel, tells_jumps=False)
+    told = alone.step(alone.init(x, target), target, noise)[1].acceptance
+    assert torch.allclose(told[drifts] * 0.6, both[drifts])
+    assert bool((told[~drifts] == 0).all())
+    assert abs(float(told.mean() - both[drifts].mean())) < 0.05
+    assert float(both[~drifts].mean()) < 0.5 * float(both[drifts].mean())
 
 
 def test_settings_of_chains_without_chains_are_told():

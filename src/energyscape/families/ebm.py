@@ -195,8 +195,9 @@ class EBM(LevelledEstimator):
             )
         seen = [entry["acceptance"] for entry in self.history_ if "acceptance" in entry][-20:]
         if seen and sum(seen) / len(seen) < 0.01:
+            moves = "Langevin moves" if settings["sampler"] == "mala" else "moves"
             self._note(
-                f"chains of training accepted {100 * sum(seen) / len(seen):.2g} % of their moves, so "
+                f"chains of training accepted {100 * sum(seen) / len(seen):.2g} % of their {moves}, so "
                 "the energy saw few draws of its own: give a smaller step_size"
             )
         self.__dict__.pop("_reference", None)

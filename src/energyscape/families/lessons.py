@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from torch.nn.utils import parametrize
 
 from energyscape.families.labels import HiddenLabels
 from energyscape.families.tilting import covering_mixture
-from energyscape.families.walks import gradients_per_move, walker
+from energyscape.families.walks import ScatteredMALA, gradients_per_move, walker
 from energyscape.families.watching import Watched, by_parts
 from energyscape.mcmc import anneal
 from energyscape.objectives import (
@@ -148,6 +148,9 @@ class Lesson:
         """Chains on the model as negatives."""
         settings, scale = self.settings, self.facts["scale"]
         kernel = walker(settings["sampler"], scale, dim, settings["step_size"])
+        if isinstance(kernel, ScatteredMALA):
+            # The step size is of Langevin moves: random walks are accepted whatever it is.
+            kernel = replace(kernel, tells_jumps=False)
 
         def chains(
             target: Target, start: Tensor, rng: torch.Generator

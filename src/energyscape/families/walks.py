@@ -72,6 +72,9 @@ class ScatteredMALA:
         Share of the moves that are random walks.
     reach : float
         The largest standard deviation of a random walk, in units of x; log-uniform over a factor 20.
+    tells_jumps : bool
+        False tells the acceptance of Langevin moves alone: a random walk counts 0, a Langevin move
+        so much more that the mean over moves is theirs.
 
     Examples
     --------
@@ -92,6 +95,7 @@ class ScatteredMALA:
     decades: float = 2.0
     jump_share: float = 0.0
     reach: float = 1.0
+    tells_jumps: bool = True
 
     def __post_init__(self) -> None:
         if not (0 < self.largest < math.inf and self.decades >= 0 and 0 < self.reach < math.inf):
@@ -142,7 +146,10 @@ class ScatteredMALA:
             torch.where(accepted, log_prob, state.log_prob),
             torch.where(wide, ahead, score),
         )
-        return moved, Info(log_ratio.clamp(max=0.0).exp(), accepted, ~log_prob.isfinite())
+        acceptance = log_ratio.clamp(max=0.0).exp()
+        if not self.tells_jumps:
+            acceptance = acceptance * noise.drift / (1.0 - self.jump_share)
+        return moved, Info(acceptance, accepted, ~log_prob.isfinite())
 
 
 def walker(name: str, scale: float, dim: int, step_size: float | None = None) -> Kernel:
