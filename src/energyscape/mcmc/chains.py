@@ -364,9 +364,9 @@ def _warn(chains: Chains, x0: Tensor, num_steps: int) -> None:
         size = getattr(chains.kernel, "step_size", None)
         told = f"step of {size:.3g}" if isinstance(size, float) else "step"
         message = (
-            f"{name} ran off to |x| = {reach:.1e}: its {told} is too large for the energy, which it "
-            "then overshoots ever farther, or the energy is unbounded below and exp(-E) has no "
-            "integral; take a smaller step, and if that does not help confine the energy"
+            f"{name} ran off to |x| = {reach:.1e}: either its {told} is too large for the energy, "
+            "which it then overshoots ever farther, or the energy is unbounded below and exp(-E) has "
+            "no integral; take a smaller step, and if that does not help confine the energy"
         )
     elif reach > 1e6 * (1.0 + start):
         message = (
