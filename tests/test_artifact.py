@@ -102,6 +102,7 @@ def test_prepare_protects_what_is_there(run, tmp_path):
     with pytest.raises(ArtifactError, match="other files"):
         prepare(foreign, overwrite=True)
     (run / "notes.txt").write_text("mine")
+    (run / "sampling.json").write_text("{}")
     prepare(run, overwrite=True)
     assert [p.name for p in run.iterdir()] == ["notes.txt"]
 

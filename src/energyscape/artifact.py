@@ -9,6 +9,7 @@ calibration           anomaly scores and encoded rows of the calibration part (.
 config.json           family, settings, facts measured on the data, the codec's plain values
 manifest.json         format, versions, seed, data, and the sha256 of each other file
 metrics.jsonl         the training curve; ``train/`` holds checkpoints
+sampling.json         what is told of the chains of the last samples, and of which weights
 ====================  ============================================================================
 
 Every file is written under another name and renamed; the manifest comes last, so a folder with a
@@ -103,7 +104,7 @@ def prepare(path: str | os.PathLike[str], *, resume: bool = False, overwrite: bo
                 f"{path} holds other files and no energyscape run; give a new folder"
             )
         if overwrite and not resume:
-            for name in (*_FILES, "manifest.json", "metrics.jsonl"):
+            for name in (*_FILES, "manifest.json", "metrics.jsonl", "sampling.json"):
                 (path / name).unlink(missing_ok=True)
             shutil.rmtree(path / "train", ignore_errors=True)
         elif not resume:

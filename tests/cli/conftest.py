@@ -103,3 +103,12 @@ def score_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words += ["--set", "normalise=false"]
     assert main([*words, "--set", "calibration_fraction=0", *FEW]) == 0
     return out
+
+
+@pytest.fixture(scope="session")
+def energy_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An energy of two columns, after 20 steps."""
+    out = tmp_path_factory.mktemp("runs") / "energy"
+    words = ["fit", "two-moons", "--model", "ebm", "--out", str(out), "--seed", "0", *FEW]
+    assert main([*words, "--set", "normalise=false", "--set", "chain_steps=2"]) == 0
+    return out

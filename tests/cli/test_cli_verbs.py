@@ -133,6 +133,42 @@ def test_samples_have_the_columns_types_and_ranges_of_the_data(  # type: ignore[
     assert (tmp_path / "t.csv").read_bytes() == (tmp_path / "s.csv").read_bytes()
 
 
+def test_how_chains_went_is_told_and_kept(cli, energy_run, people_run, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """In two lines, and beside the run; of a family without chains nothing, and quietly when asked."""
+    words = ["--n", 12, "--seed", 3, "--steps", 30, "--overwrite", "--out", tmp_path / "s.csv"]
+    ended = cli("sample", energy_run, *words)
+    assert ended.code == 0, ended.err
+    first, second, last = ended.out.splitlines()
+    told = json.loads((energy_run / "sampling.json").read_text())
+    assert first == (
+        "12 chains of mala, 30 steps each from the chains that settled after training: acceptance "
+        f"{told['acceptance']:.2f}, R-hat {told['rhat']:.3g}, {told['ess_bulk']:,.0f} effective draws"
+    )
+    assert second == told["verdict"]
+    assert last.startswith("wrote 12 rows")
+    assert (told["rows"], told["seed"], told["chains"]) == (12, 3, 12)
+    drawn = (tmp_path / "s.csv").read_bytes()
+    assert cli("sample", energy_run, *words, "--quiet") == (0, "", "")
+    assert (tmp_path / "s.csv").read_bytes() == drawn
+    assert len(cli("sample", people_run, *words).out.splitlines()) == 1
+    assert not (people_run / "sampling.json").exists()
+
+
+def test_samples_of_a_run_that_cannot_be_written_to_are_drawn(  # type: ignore[no-untyped-def]
+    cli, energy_run, tmp_path, monkeypatch
+) -> None:
+    from energyscape.families import ArtifactError, storage
+
+    def refuses(*args: object) -> None:
+        raise ArtifactError("cannot write sampling.json: Read-only file system")
+
+    monkeypatch.setattr(storage, "write_bytes", refuses)
+    ended = cli("sample", energy_run, "--n", 2, "--steps", 4, "--out", tmp_path / "s.csv")
+    assert ended.code == 0
+    assert "Read-only file system" in ended.err
+    assert pl.read_csv(tmp_path / "s.csv").height == 2
+
+
 def test_columns_are_held_fixed(cli, people_run, tmp_path) -> None:  # type: ignore[no-untyped-def]
     out = tmp_path / "s.csv"
     words = ["--given", "city=Oslo", "--given", "member=yes", "--seed", 2, "--steps", 4]

@@ -15,7 +15,9 @@ from energyscape.mcmc import (
     ULA,
     ChainWarning,
     DualAveraging,
+    Excerpt,
     GaussianBase,
+    ParallelTempering,
     RandomWalk,
     ais,
     anneal,
@@ -416,3 +418,33 @@ def test_a_kernel_may_say_of_some_steps_alone_that_chains_diverged() -> None:
     last = run_chains(Walk(), target, x0, 64, rng=generator(), keep="last").info.diverged
     assert torch.equal(last, each.sum(0, keepdim=True))
     assert int(each.sum()) > 0
+
+
+@pytest.mark.parametrize("steps", [3, 150, 257])
+def test_an_excerpt_keeps_draws_of_the_run_and_changes_none(steps: int) -> None:
+    """Its draws are those of the whole run, every so many steps back from the last."""
+    p, x0 = normal(5).at(0.0), torch.randn(7, 5, generator=generator(), dtype=torch.float64)
+    whole = run_chains(MALA(0.3), p, x0, steps, warmup=9, rng=generator(1))
+    kept = Excerpt(steps, draws=10, chains=torch.tensor([1, 4]), coordinates=2)
+    same = run_chains(MALA(0.3), p, x0, steps, warmup=9, rng=generator(1), keep="last", watch=kept)
+    assert torch.equal(same.x, whole.x)
+    every = -(-steps // 10)
+    wanted = whole.draws[(steps - 1) % every :: every]
+    assert len(wanted) <= 10
+    assert torch.equal(kept.draws[..., :2], wanted[:, [1, 4]][..., [0, 4]])
+    assert whole.log_prob is not None
+    assert kept.energies is not None
+    energies = -whole.log_prob[(steps - 1) % every :: every][:, [1, 4]]
+    assert torch.equal(kept.energies, energies)
+
+
+def test_an_excerpt_without_energies_and_of_tempered_chains() -> None:
+    p, x0 = normal().at(0.0), torch.zeros(5, 2, dtype=torch.float64)
+    kept = Excerpt(20)
+    run_chains(ULA(0.1), p, x0, 20, rng=generator(), keep="last", watch=kept)
+    assert kept.energies is None
+    assert kept.draws.shape == (20, 5, 2)
+    kept, kernel = Excerpt(20), ParallelTempering(MALA(0.3), (1.0, 0.5))
+    cold = run_chains(kernel, p, x0, 20, rng=generator(), keep="last", watch=kept)
+    assert kept.draws.shape == (20, 5, 3)
+    assert torch.equal(kept.draws[-1, :, :2], cold.x)

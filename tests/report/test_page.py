@@ -20,7 +20,7 @@ import torch
 from energyscape.densities import GaussianMixture
 from energyscape.families import DDPM, EBM, EDM, NCSN, ScoreModel
 from energyscape.models import FunctionDenoiser, FunctionEnergy, MixtureOfGaussians
-from energyscape.report import bound, build, chains, evaluations, ladder, levels, plane
+from energyscape.report import bound, build, chains, evaluations, faces, ladder, levels, plane
 from energyscape.report.page import render
 from energyscape.report.subject import Subject, affordable, columns_of, look_at
 
@@ -68,11 +68,13 @@ def fitted() -> dict[str, Any]:
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 17, (60, 8, 8), dtype=np.uint8)
     plane_points = rng.normal(size=(120, 2))
+    energy = EBM(chain_steps=2, **SMALL).fit(plane_points)
+    energy.sample(7, steps=11)
     return {
         "table": EDM(**SMALL).fit(table()),
         "pictures": EDM(**SMALL).fit(pictures),
         "plane": DDPM(**SMALL).fit(plane_points),
-        "energy": EBM(chain_steps=2, **SMALL).fit(plane_points),
+        "energy": energy,
     }
 
 
@@ -219,6 +221,19 @@ def test_build_writes_into_the_run_or_where_it_is_told(
     assert [p.name for p in run.iterdir() if p.name.startswith(".")] == []
     with pytest.raises(ValueError, match="there is no folder"):
         build(run, tmp_path / "nowhere" / "page.html")
+
+
+def test_the_last_samples_of_a_run_are_told(fitted: dict[str, Any], pages: dict[str, str]) -> None:
+    """Those drawn before the page, not those that it draws; of an energy not sampled no table."""
+    text = pages["energy"]
+    table = text[text.index("last samples") :].partition("</table>")[0].replace("\n", "")
+    for key, value in (("chains", "7"), ("steps", "11"), ("sampler", "mala")):
+        assert f"<td>{key}</td><td>{value}</td>" in table
+    assert "<td>verdict</td>" in table
+    assert "last samples" not in pages["plane"]
+    section = faces.energies(look_at(fitted["energy"], seconds=0.1))
+    assert section is not None
+    assert "last samples" not in [table.head[0] for table in section.tables]
 
 
 def test_a_run_without_calibration_rows_says_so() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from energyscape.cli.console import Bar, tell
+from energyscape.cli.console import Bar, note, tell
 from energyscape.cli.failures import BadInput
 from energyscape.cli.options import (
     Device,
@@ -85,7 +85,8 @@ def run(
 
     Columns, types, categories, ranges and units are those of the data the run was fitted on.
     Values given come back exactly, with the other columns drawn from the model given them.
-    Without --seed one is drawn and printed.
+    Without --seed one is drawn and printed. Of energies it is told how their chains went; RUN keeps
+    it, for report.
     """
     refuse_existing(out, overwrite=overwrite, folder=not out.suffix)
     estimator = open_run(folder, device)
@@ -108,8 +109,37 @@ def run(
         _write_pictures(drawn, _levels(estimator), out)
     else:
         _write_rows(drawn, estimator, out)
+    for line in _told(estimator, folder, n, seed, quiet):
+        tell(line, quiet=quiet)
     what = "rows" if estimator.data_kind_ == "table" else "pictures"
     tell(f"wrote {n} {what} to {out} (seed {seed})", quiet=quiet)
+
+
+def _told(estimator: DensityEstimator, folder: Path, n: int, seed: int, quiet: bool) -> list[str]:
+    """How the chains went, in two lines, and kept with the run; none of a family without chains."""
+    told: dict[str, Any] | None = getattr(estimator, "sampling_", None)
+    if told is None:
+        return []
+    from energyscape.families.storage import save_sampling
+
+    try:
+        save_sampling(estimator, folder, rows=n, seed=seed)
+    except ValueError as error:
+        note(f"report will not show how the chains went: {error}", quiet=quiet)
+    line = (
+        f"{told['chains']:,} chains of {told['sampler']}, {told['steps']:,} steps each from "
+        f"{told['start']}"
+    )
+    parts = [
+        words.format(told[key])
+        for key, words in (
+            ("acceptance", "acceptance {:.2f}"),
+            ("rhat", "R-hat {:.3g}"),
+            ("ess_bulk", "{:,.0f} effective draws"),
+        )
+        if told.get(key) is not None
+    ]
+    return [": ".join([line, *([", ".join(parts)] if parts else [])]), told["verdict"]]
 
 
 def _check_suffix(estimator: DensityEstimator, out: Path) -> None:

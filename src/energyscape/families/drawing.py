@@ -64,6 +64,9 @@ class Drawing(Fitted, abc.ABC):
 
     # -- faces ---------------------------------------------------------------------------------
 
+    #: What an energy knows of its last samples.
+    _sampling: Any = None
+
     def _seed(self, random_state: int | None) -> int:
         return int(self.info_["seed"] if random_state is None else random_state)
 
@@ -81,6 +84,7 @@ class Drawing(Fitted, abc.ABC):
         """As `sample` of the records, before decoding: a tensor of shape (n_samples, ...)."""
         check_is_fitted(self)
         check_counts(n_samples, steps)
+        self._sampling = None
         device = next(self.model_.parameters()).device
         rng = torch.Generator(device).manual_seed(self._seed(random_state) + 104729)
         classes = self._classes(n_samples, label, guidance, rng)
@@ -133,6 +137,7 @@ class Drawing(Fitted, abc.ABC):
                 f"{tuple(values.shape)} and {tuple(known.shape)}"
             )
         check_counts(len(values), steps)
+        self._sampling = None
         device = next(self.model_.parameters()).device
         rng = torch.Generator(device).manual_seed(self._seed(random_state) + 1299709)
         chosen = label is not None or guidance is not None

@@ -31,8 +31,17 @@ from energyscape.families.judging import Values
 from energyscape.families.labels import class_codes
 from energyscape.families.log_z import Verdict, broad_base, normalised
 from energyscape.families.networks import PerClass
+from energyscape.families.sampled import Sampled, of_one_class
 from energyscape.families.walks import SAMPLERS, settled, settled_given, walker, warmed
-from energyscape.mcmc import MALA, GaussianBase, Kernel, LogZ, ParallelTempering, run_chains
+from energyscape.mcmc import (
+    MALA,
+    Excerpt,
+    GaussianBase,
+    Kernel,
+    LogZ,
+    ParallelTempering,
+    run_chains,
+)
 from energyscape.models import ClassEnergy, ConfinedEnergy, Energy, NetworkEnergy
 
 __all__ = ["EnergyEstimator", "network_energy"]
@@ -57,7 +66,15 @@ def network_energy(network: nn.Module) -> Energy:
 
 
 class EnergyEstimator(DensityEstimator):
-    """A family whose model is an `Energy` of the encoded rows."""
+    """A family whose model is an `Energy` of the encoded rows.
+
+    Attributes
+    ----------
+    sampling_ : dict
+        How the last samples came about: how many chains walked how many steps from where, the share of
+        moves accepted, divergences, R-hat and effective draws (of at most 64 chains, 100 draws and 16
+        coordinates, with the energy; of one class where rows have several), and a verdict in words.
+    """
 
     default_steps = 200
 
@@ -244,6 +261,26 @@ class EnergyEstimator(DensityEstimator):
 
     # -- faces ---------------------------------------------------------------------------------
 
+    @property
+    def sampling_(self) -> dict[str, Any]:
+        """How the last samples came about; see the attributes of the class."""
+        if isinstance(self._sampling, Sampled):
+            self._sampling = self._sampling.told()
+        if self._sampling is None:
+            raise AttributeError("sampling_ tells of samples: call sample first")
+        return self._sampling
+
+    def _origin(self, classes: Tensor | None) -> tuple[str, str]:
+        """Where sampling chains start, and why R-hat is not asked of them, where it is not."""
+        if self._short_run() is not None:
+            return "short runs from a Gaussian, as in training", (
+                "training took short runs for draws, and the energy is right where these lead alone: "
+                "R-hat is not asked"
+            )
+        if classes is not None:
+            return "draws of each class, brought up from a Gaussian", ""
+        return "the chains that settled after training", ""
+
     def _classes(
         self, n: int, label: Any, guidance: float | None, rng: torch.Generator
     ) -> Tensor | None:
@@ -320,17 +357,23 @@ class EnergyEstimator(DensityEstimator):
         else:
             names = ", ".join([*SAMPLERS, "tempering"])
             raise ValueError(f"unknown sampler {name!r}; an energy is sampled by {names}")
-        drawn = run_chains(
+        left = max(count - warmup, 1)
+        watch = Excerpt(left, chains=of_one_class(classes))
+        run = run_chains(
             kernel,
             target,
             start,
-            max(count - warmup, 1),
+            left,
             warmup=warmup,
             rng=rng,
             keep="last",
             progress=as_steps(progress, "sampling"),
-        ).x
-        return self._finish(drawn, classes)
+            watch=watch,
+        )
+        if not isinstance(self._sampling, Sampled):
+            self._sampling = Sampled(name, *self._origin(classes))
+        self._sampling.add(run, left, warmup, watch)
+        return self._finish(run.x, classes)
 
     def _sample_conditional(
         self,
@@ -359,6 +402,14 @@ class EnergyEstimator(DensityEstimator):
             parts.append(settled_given(target, base, kernel, *here, rng))
             if shown is not None:
                 shown(i + 1, len(blocks))
+        self._sampling = {
+            "sampler": "mala",
+            "chains": particles * len(values),
+            "steps": steps or self.default_steps,
+            "start": "a Gaussian given the known cells of each row",
+            "verdict": f"{particles} weighted particles a row, of which one is drawn: exact as "
+            "particles and steps grow; R-hat is not asked",
+        }
         return torch.where(known, values, torch.cat(parts))
 
     def _log_density(self, x: Tensor) -> Values:

@@ -75,7 +75,7 @@ def fit_estimator(
         len(dataset), settings["validation_fraction"], settings["calibration_fraction"], rng
     )
     codec = fit_codec(dataset, split.train)
-    estimator._frozen = None
+    estimator._frozen = estimator._sampling = None
     estimator.codec_ = codec
     estimator.schema_ = dataset.schema
     estimator.data_kind_ = dataset.kind

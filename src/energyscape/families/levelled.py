@@ -72,6 +72,14 @@ class LevelledEstimator(EnergyEstimator):
             return super()._class_starts(classes, kernel, rng)
         return self.from_noise(len(classes), rng, classes)
 
+    def _origin(self, classes: Tensor | None) -> tuple[str, str]:
+        if self._objective(self.facts_) != "levels":
+            return super()._origin(classes)
+        return "noise brought down the levels", (
+            "each chain comes from noise of its own and stays near where the levels led it: draws are "
+            "as varied as the starts, and R-hat is not asked"
+        )
+
     def from_noise(self, n: int, rng: torch.Generator, classes: Tensor | None = None) -> Tensor:
         """Encoded starts of chains: a wide Gaussian brought down the levels of the energy.
 

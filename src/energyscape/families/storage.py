@@ -21,8 +21,16 @@ from energyscape.data import Schema, codec_from_state
 from energyscape.detectors import EmpiricalDetector, TableRows
 from energyscape.families.family import Family
 
-__all__ = ["holds_detector", "load_detector", "load_estimator", "save_detector", "save_estimator"]
+__all__ = [
+    "holds_detector",
+    "load_detector",
+    "load_estimator",
+    "save_detector",
+    "save_estimator",
+    "save_sampling",
+]
 
+_SAMPLING = "sampling.json"
 _DETECTOR = "anomalydetector"
 _Family = TypeVar("_Family", bound=Family)
 _Detector = TypeVar("_Detector")
@@ -49,6 +57,47 @@ def save_estimator(estimator: Family, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         write_bytes(path / "metrics.jsonl", lines.encode())
     write_artifact(path, Artifact(model, arrays, estimator.calibration_, config, estimator.info_))
+
+
+def save_sampling(estimator: Family, path: str | os.PathLike[str], **about: Any) -> None:
+    """Keep what is told of the last samples beside the run that drew them.
+
+    Parameters
+    ----------
+    estimator : Family
+        With an attribute `sampling_`.
+    path : path
+        The run's folder, whose weights the file names: of others it tells nothing.
+    **about
+        Plain values to keep with it, such as the seed.
+
+    Raises
+    ------
+    ArtifactError
+        If the folder holds no run, or cannot be written.
+    """
+    told = {"weights": _weights(Path(path)), **about, **estimator.sampling_}
+    content = json.dumps(told, indent=2, allow_nan=False) + "\n"
+    write_bytes(Path(path) / _SAMPLING, content.encode())
+
+
+def _weights(path: Path) -> str:
+    """The checksum of the run's weights."""
+    try:
+        return str(json.loads((path / "manifest.json").read_bytes())["files"]["model.safetensors"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path} holds no whole run: fit one there first") from error
+
+
+def _last_sampling(path: Path, weights: str) -> dict[str, Any] | None:
+    """What was told of samples of these weights; None where nothing was, or of others."""
+    try:
+        told = json.loads((path / _SAMPLING).read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(told, dict) or told.pop("weights", None) != weights:
+        return None
+    return told
 
 
 def load_estimator(path: str | os.PathLike[str], families: Mapping[str, type[_Family]]) -> _Family:
@@ -97,6 +146,9 @@ def load_estimator(path: str | os.PathLike[str], families: Mapping[str, type[_Fa
         estimator.feature_names_in_ = np.asarray(config["feature_names_in"], dtype=object)
     estimator._template = None
     estimator._frozen = None
+    estimator._sampling = _last_sampling(
+        Path(path), artifact.manifest["files"]["model.safetensors"]
+    )
     estimator.model_ = model.eval()
     estimator.calibration_ = artifact.calibration
     estimator.info_ = {k: v for k, v in artifact.manifest.items() if k not in ("files", "format")}

@@ -6,6 +6,7 @@ from energyscape.mcmc.adaptation import DualAveraging
 from energyscape.mcmc.annealing import Annealed, LevelInfo, anneal, annealed_langevin
 from energyscape.mcmc.chains import Chains, RunInfo, run_chains
 from energyscape.mcmc.diagnostics import Diagnostics, diagnostics
+from energyscape.mcmc.excerpts import Excerpt
 from energyscape.mcmc.hmc import HMC
 from energyscape.mcmc.kernel import Box, ChainWarning, Info, Kernel, State
 from energyscape.mcmc.ladders import largest_pairwise_distance, ncsnv2_ratio, ncsnv2_step_size
@@ -29,6 +30,7 @@ __all__ = [
     "Chains",
     "Diagnostics",
     "DualAveraging",
+    "Excerpt",
     "GaussianBase",
     "GeometricPath",
     "Info",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from energyscape.mcmc.adaptation import adapter_for
-from energyscape.mcmc.compilation import block_runner, split_noise
+from energyscape.mcmc.compilation import Walked, block_runner, split_noise
 from energyscape.mcmc.diagnostics import Diagnostics, diagnostics
 from energyscape.mcmc.kernel import ChainWarning, Info, Kernel, check_target, score_at
 from energyscape.targets import Target
@@ -161,6 +161,7 @@ def run_chains(
     modes: Tensor | None = None,
     compile: bool | Literal["auto"] = "auto",
     progress: Callable[[int, int], None] | None = None,
+    watch: Callable[[Walked], None] | None = None,
 ) -> Chains:
     """Walk many chains, keep what is asked, and say how it went.
 
@@ -191,6 +192,9 @@ def run_chains(
         few chains, 33,000 of 10,000.
     progress : callable, optional
         Called as ``progress(steps_done, steps_in_all)`` after each block.
+    watch : callable, optional
+        Called with each block of steps after warm-up, such as an `Excerpt`; with ``keep="last"``
+        nothing else sees them.
 
     Returns
     -------
@@ -240,7 +244,7 @@ def run_chains(
 
     state = kernel.init(x0, target)
     frozen, state = warm_up(kernel, state, target, warmup, adapt=adapt, rng=rng, tick=tick)
-    chains = _run(frozen, target, state, num_steps, thin, rng, keep, compile, tick, x0)
+    chains = _run(frozen, target, state, num_steps, thin, rng, keep, compile, tick, x0, watch)
     _warn(chains, x0, num_steps)
     return replace(chains, modes=modes)
 
@@ -256,6 +260,7 @@ def _run(
     compile: bool | Literal["auto"],
     tick: Callable[[int], None],
     x0: Tensor,
+    watch: Callable[[Walked], None] | None,
 ) -> Chains:
     """The part of a run that counts."""
     x = state.x
@@ -281,6 +286,8 @@ def _run(
             hopes = hopes + walked.info.acceptance[late_from:].sum(0)
         tally.add(walked.info, thin if store else size, x)
         sizes.append(size)
+        if watch is not None:
+            watch(walked)
         if draws is not None:
             kept = walked.x[thin - 1 :: thin]
             draws[at : at + len(kept)] = kept

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Diagnostics", "diagnostics"]
+__all__ = ["RHAT_LIMIT", "Diagnostics", "diagnostics"]
 
 RHAT_LIMIT = 1.01
 MAX_COORDINATES = 256

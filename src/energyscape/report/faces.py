@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -13,8 +16,9 @@ from energyscape.report.subject import Subject
 __all__ = ["energies"]
 
 
-def energies(subject: Subject) -> Section | None:
-    """Energies of data and samples, and what is known of the chains; None for denoisers."""
+def energies(subject: Subject, sampling: Mapping[str, Any] | None = None) -> Section | None:
+    """Energies of data and samples, and what is known of the chains: those of the fit, and of the last
+    call of sample where it is given. None for denoisers."""
     est = subject.estimator
     chains = est.info_.get("chains")
     items, tables = [], []
@@ -37,6 +41,9 @@ def energies(subject: Subject) -> Section | None:
     if isinstance(chains, dict):
         body = [[str(key).replace("_", " "), number(value)] for key, value in chains.items()]
         tables.append(Table(["chains", ""], body))
+    if sampling:
+        body = [[str(key).replace("_", " "), number(value)] for key, value in sampling.items()]
+        tables.append(Table(["last samples", ""], body, "The chains that `sample` walked last."))
     log_z = est.info_.get("log_z")
     if isinstance(log_z, dict):
         # The bounds differ in decimals that four significant digits would hide.

@@ -76,6 +76,7 @@ def render(estimator: Any, name: str, *, seed: int = 0) -> str:
         shown = detector.found(estimator)
         lead = _lead(type(estimator).__name__, estimator)
         return _page(name, estimator, lead, facts, shown, start)
+    sampling = getattr(estimator, "sampling_", None)  # before the page draws samples of its own
     subject = look_at(estimator, seed=seed)
     modes = chains.modes_of(subject)
     found = [
@@ -88,7 +89,7 @@ def render(estimator: Any, name: str, *, seed: int = 0) -> str:
         bound.bound(subject),
         evaluations.evaluations(subject),
         ladder.descent(subject),
-        faces.energies(subject),
+        faces.energies(subject, sampling),
         chains.chains(subject, modes),
         sections.calibration(subject),
         sections.rows(subject),
