@@ -21,6 +21,7 @@ from energyscape.report import (
     plane,
     quality,
     sections,
+    strips,
 )
 from energyscape.report.sections import number
 from energyscape.report.subject import Subject, look_at
@@ -91,6 +92,7 @@ def render(estimator: Any, name: str, *, seed: int = 0) -> str:
         ladder.descent(subject),
         faces.energies(subject, sampling),
         chains.chains(subject, modes),
+        strips.strips(subject),
         sections.calibration(subject),
         sections.rows(subject),
         sections.summary(subject),
