@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -317,6 +318,7 @@ def test_settings_of_chains_without_chains_are_told():
 # -- settings --------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:these values are minus an energy")
 def test_spectral_normalisation_is_a_setting_that_survives_saving(tmp_path):
     X = gaussian(200)
     model = EBM(spectral=True, normalise=False, **QUICK | {"max_steps": 40}).fit(X)
@@ -384,6 +386,30 @@ def test_without_normalising_nothing_is_claimed():
     values = EBM(normalise=False, **QUICK).fit(gaussian(60)).log_density(gaussian(5))
     assert values.kind == "unnormalised"
     assert np.isnan(values.stderr).all()
+
+
+def test_values_without_their_kind_are_told_to_be_unnormalised(fitted, monkeypatch):
+    """Once a call, by what gives the number alone; what tells its kind, and what is normalised, is
+    silent."""
+    X, model = gaussian(60), EBM(normalise=False, **QUICK)
+    model.fit(X)
+    for face in (model.score_samples, model.score):
+        with pytest.warns(
+            UserWarning, match=r"minus an energy.*log_density.*'unnormalised'"
+        ) as told:
+            face(X)
+        assert len(told) == 1
+        assert told[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.log_density(X)
+        model.anomaly_score(X)
+        model.predict(X)
+        assert np.isfinite(fitted.score_samples(X)).all()
+        fitted.score(X)
+        monkeypatch.delitem(fitted.facts_, "log_z")
+        with pytest.raises(UserWarning, match="not to be trusted"):
+            fitted.score(X)
 
 
 def disagreeing(*args, **kwargs):

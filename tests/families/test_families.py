@@ -70,6 +70,7 @@ def test_pandas_in_pandas_out():
     assert drawn["count"].dtype == data["count"].dtype
 
 
+@pytest.mark.filterwarnings("ignore:these values are minus an energy")
 def test_saved_and_loaded_is_the_same(fitted, tmp_path):
     """Samples and scores of the loaded model are those of the fitted one, to the bit."""
     name, model = fitted
@@ -84,6 +85,7 @@ def test_saved_and_loaded_is_the_same(fitted, tmp_path):
     assert loaded.history_ == model.history_
 
 
+@pytest.mark.filterwarnings("ignore:these values are minus an energy")
 def test_row_alone_is_as_in_any_batch(fitted):
     """Log-density and anomaly score of a row do not depend on its neighbours."""
     _, model = fitted

@@ -20,6 +20,7 @@ REASONS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:these values are minus an energy")
 @parametrize_with_checks(
     [
         EBM(chain_steps=2, normalise=False, **QUICK),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import math
 import time
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,13 @@ from energyscape.families.bar import ProgressCallback, as_steps
 from energyscape.families.fitted import Fitted
 
 __all__ = ["Judging", "NoLogDensityError", "Values"]
+
+_UNNORMALISED = (
+    "these values are minus an energy, not a log-density: log Z is not known, or not to be trusted "
+    "(notes in info_ say why). They rank rows of this model, and say nothing in nats or beside another "
+    "model's; log_density(X).kind tells 'unnormalised'. For nats fit with normalise=True, train "
+    "longer, or take the family edm"
+)
 
 
 class NoLogDensityError(ValueError):
@@ -63,12 +71,25 @@ class Judging(Fitted, abc.ABC):
         return values._replace(value=values.value + encoded.log_abs_det)
 
     def score_samples(self, X: Any) -> NDArray[np.float64]:
-        """log p of each row in nats; see `log_density` for its kind and standard error."""
-        return self.log_density(X).value
+        """log p of each row in nats; see `log_density` for its kind and standard error.
+
+        Warns
+        -----
+        UserWarning
+            If the values are unnormalised, which `log_density` tells by their kind.
+        """
+        return self._told_values(X)
 
     def score(self, X: Any, y: Any = None) -> float:
-        """The mean log p over rows, in nats per row."""
-        return float(self.score_samples(X).mean())
+        """The mean log p over rows, in nats per row; warns as `score_samples` does."""
+        return float(self._told_values(X).mean())
+
+    def _told_values(self, X: Any) -> NDArray[np.float64]:
+        """The values alone; without their kind beside them, what they are not is said."""
+        found = self.log_density(X)
+        if found.kind == "unnormalised":
+            warnings.warn(_UNNORMALISED, UserWarning, stacklevel=3)
+        return found.value
 
     # -- anomalies -----------------------------------------------------------------------------
 
