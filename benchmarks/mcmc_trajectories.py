@@ -72,7 +72,7 @@ def target(name: str) -> Counted:
     if name == "gaussian":
         matrix = torch.from_numpy(precision_matrix())
         return Counted(lambda x: -0.5 * ((x @ matrix) * x).sum(1))
-    return Counted(lambda x: -0.5 * x[:, 0].square() - 2 * (x[:, 1] - x[:, 0].square()).square())
+    return Counted(lambda x: -0.5 * x[:, 0].square() - 0.5 * (x[:, 1] - x[:, 0].square()).square())
 
 
 def ours(name: str, length: int | None, seed: int, args: Any) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def nuts(name: str, seed: int, args: Any) -> dict[str, Any]:
     def log_prob(x: Any) -> Any:
         if name == "gaussian":
             return -0.5 * x @ matrix @ x
-        return -0.5 * x[0] ** 2 - 2 * (x[1] - x[0] ** 2) ** 2
+        return -0.5 * x[0] ** 2 - 0.5 * (x[1] - x[0] ** 2) ** 2
 
     x0 = jnp.asarray(starts(name, args.chains, seed).numpy())
     keys = jax.random.split(jax.random.key(seed), 3)
