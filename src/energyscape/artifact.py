@@ -21,6 +21,7 @@ folder with the same checks, and the code of its class stays where it was writte
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -124,7 +125,8 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(aside, path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a file system that cannot be written to says so again
+            aside.unlink()
         raise ArtifactError(f"cannot write {path}: {error.strerror}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import re
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -157,12 +159,21 @@ def test_how_chains_went_is_told_and_kept(cli, energy_run, people_run, tmp_path)
 def test_samples_of_a_run_that_cannot_be_written_to_are_drawn(  # type: ignore[no-untyped-def]
     cli, energy_run, tmp_path, monkeypatch
 ) -> None:
-    from energyscape.families import ArtifactError, storage
+    refusal = OSError(errno.EROFS, "Read-only file system")
+    opened, removed = Path.open, Path.unlink
 
-    def refuses(*args: object) -> None:
-        raise ArtifactError("cannot write sampling.json: Read-only file system")
+    def opens(self: Path, *args: Any, **named: Any) -> Any:
+        if "sampling.json" in self.name:
+            raise refusal
+        return opened(self, *args, **named)
 
-    monkeypatch.setattr(storage, "write_bytes", refuses)
+    def removes(self: Path, *args: Any, **named: Any) -> None:
+        if "sampling.json" in self.name:
+            raise refusal
+        removed(self, *args, **named)
+
+    monkeypatch.setattr(Path, "open", opens)
+    monkeypatch.setattr(Path, "unlink", removes)
     ended = cli("sample", energy_run, "--n", 2, "--steps", 4, "--out", tmp_path / "s.csv")
     assert ended.code == 0
     assert "Read-only file system" in ended.err

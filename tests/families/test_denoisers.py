@@ -295,6 +295,8 @@ def test_pictures_of_former_runs_find_their_network_again(tmp_path):
     )
     narrow = DDPM(variance="learned", loss="hybrid", **settings)
     assert narrow.fit(pictures).info_["parameters"] < 2_500_000
+    small = DDPM(variance="learned", loss="hybrid", **settings).fit(pictures[:, :8, :8])
+    assert max(p.shape[0] for p in small.model_.range_network.parameters()) >= 64
 
 
 @pytest.mark.parametrize(("cls", "name"), [(NCSN, "sigma_max"), (ScoreModel, "noise_level")])

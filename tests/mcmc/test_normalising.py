@@ -205,6 +205,36 @@ def test_a_base_must_be_the_normalised_density_of_its_draws(dim: int, dtype: tor
         _require_normalised(far_off, zero[None])
 
 
+class Bounded:
+    """Independent uniform or exponential numbers: no density outside the support."""
+
+    def __init__(self, dim: int, waits: bool, nats: float = 0.0) -> None:
+        self.dim, self.waits, self.nats = dim, waits, nats
+
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        u = torch.rand(n, self.dim, generator=rng, dtype=torch.float64)
+        return -(-u).log1p() if self.waits else u
+
+    def value(self, x: Tensor) -> Tensor:
+        inside = (x >= 0).all(1) & (True if self.waits else (x <= 1).all(1))
+        log_prob = -x.sum(1) if self.waits else torch.zeros(len(x), dtype=x.dtype)
+        return torch.where(inside, log_prob, -math.inf) + self.nats
+
+    def value_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.value(x), torch.full_like(x, -1.0 if self.waits else 0.0)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("dim", [1, 2, 8, 64])
+def test_a_base_may_have_no_density_in_places(dim: int, waits: bool) -> None:
+    """Draws of the fitted Gaussian outside the support are worth nothing, not left out."""
+    base = Bounded(dim, waits)
+    _require_normalised(base, base.sample(100, generator()))
+    if dim <= 8:
+        with pytest.raises(ValueError, match=r"exp\(0\.\d\d\)"):
+            _require_normalised(Bounded(dim, waits, 0.5), base.sample(100, generator()))
+
+
 def test_the_check_of_a_base_knows_its_failures_and_changes_no_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

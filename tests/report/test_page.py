@@ -230,6 +230,7 @@ def test_the_last_samples_of_a_run_are_told(fitted: dict[str, Any], pages: dict[
     for key, value in (("chains", "7"), ("steps", "11"), ("sampler", "mala")):
         assert f"<td>{key}</td><td>{value}</td>" in table
     assert "<td>verdict</td>" in table
+    assert fitted["energy"].sampling_["chains"] == 7
     assert "last samples" not in pages["plane"]
     section = faces.energies(look_at(fitted["energy"], seconds=0.1))
     assert section is not None

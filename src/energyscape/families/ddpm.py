@@ -40,7 +40,7 @@ from energyscape.families.denoising import DenoiserEstimator
 from energyscape.families.family import Composition
 from energyscape.families.judging import Values
 from energyscape.families.labels import LABEL_DROPOUT, HiddenLabels
-from energyscape.families.networks import field_network
+from energyscape.families.networks import field_network, is_picture
 from energyscape.models import (
     Denoiser,
     EpsPreconditioning,
@@ -187,7 +187,8 @@ class DDPM(DenoiserEstimator):
         denoiser = PreconditionedDenoiser(network, preconditioning)
         if settings["variance"] != "learned":
             return denoiser
-        usual = 40 if facts.get("picture_network", 1) > 1 else 128
+        pictures = is_picture(settings, facts["event_shape"])
+        usual = 40 if pictures and facts.get("picture_network", 1) > 1 else 128
         narrow = settings | {"width": max((settings["width"] or usual) // 2, 8), "blocks": 1}
         return LearnedRange(denoiser, field_network(narrow, facts))
 

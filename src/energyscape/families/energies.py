@@ -74,6 +74,7 @@ class EnergyEstimator(DensityEstimator):
         How the last samples came about: how many chains walked how many steps from where, the share of
         moves accepted, divergences, R-hat and effective draws (of at most 64 chains, 100 draws and 16
         coordinates, with the energy; of one class where rows have several), and a verdict in words.
+        With values given, of the last batch that was drawn.
     """
 
     default_steps = 200

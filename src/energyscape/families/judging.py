@@ -23,9 +23,9 @@ __all__ = ["Judging", "NoLogDensityError", "Values"]
 
 _UNNORMALISED = (
     "these values are minus an energy, not a log-density: log Z is not known, or not to be trusted "
-    "(notes in info_ say why). They rank rows of this model, and say nothing in nats or beside another "
-    "model's; log_density(X).kind tells 'unnormalised'. For nats fit with normalise=True, train "
-    "longer, or take the family edm"
+    "(notes in info_ say why where it was tried). They rank rows of this model, and say nothing in "
+    "nats or beside another model's; log_density(X).kind tells 'unnormalised'. For nats take the "
+    "family edm, which has them for pictures too, or fit a table with normalise=True or for longer"
 )
 
 

@@ -159,7 +159,9 @@ class Lesson:
             with parametrize.cached():
                 walked = anneal(start, [target], kernel, self.moves, rng=rng)
             acceptance = walked.levels[0].acceptance
-            return walked.x, {} if acceptance is None else {"acceptance": acceptance.mean()}
+            if acceptance is None:
+                return walked.x, {}
+            return walked.x, {"acceptance": acceptance.mean().clamp(max=1.0)}
 
         pictures = len(self.facts["event_shape"]) == 3
         slots, restart = (_MANY_CHAINS, _OFTEN) if pictures else (_FEW_CHAINS, _SELDOM)

@@ -90,7 +90,7 @@ class Sampled:
                 others = " or ".join(k for k in ("hmc", "tempering") if k != self.sampler)
                 verdict += (
                     f"; until they have (more steps, or sampler {others}) samples are spread as their "
-                    "starts are"
+                    f"starts are, {self.start}"
                 )
         if energies is not None:
             found |= {

@@ -19,7 +19,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from scipy.optimize import brentq
@@ -219,24 +219,29 @@ def _require_normalised(base: Base, like: Tensor) -> None:
     y = guide.sample(len(x) // 2, torch.Generator().manual_seed(1)).to(x.dtype)
 
     def above(points: Tensor) -> Tensor:
-        """log f/g where it is finite."""
+        """log f/g where it is a number, minus infinity outside the support of f."""
+        shaped = points.view(-1, *x.shape[1:]).to(x.device)
         with torch.no_grad():
-            value = base.value(points.view(-1, *x.shape[1:]).to(x.device)).cpu().double()
+            parts = [base.value(part) for part in shaped.split(max(len(like), 256))]
+            value = torch.cat(parts).cpu().double()
         found = value - guide.value(points.double())
-        return found[found.isfinite()]
+        return found[~(found.isnan() | (found == math.inf))]
 
     forward, reverse = above(y), above(x[len(x) // 2 :].flatten(1).cpu())
-    if min(len(forward), len(reverse)) < 2:
+    inside, reverse = forward[forward.isfinite()], reverse[reverse.isfinite()]
+    if len(reverse) < 2 or len(forward) < 2:
         raise ValueError(
             f"the log-density of {type(base).__name__} is not finite near its own draws"
         )
-    off, stderr = _bennett(forward, reverse)
-    overlap = float(torch.sigmoid(forward - off).sum())
+    off, stderr, overlap = 0.0, 0.0, 0.0
+    if len(inside) > 1:
+        off, stderr = _bennett(forward, reverse)
+        overlap = float(torch.sigmoid(forward - off).sum())
     if overlap < 50 or abs(off) < 5 * stderr + _OFF:
-        low, high = (float(w.mean()) for w in (forward, reverse))
-        low_se, high_se = (5 * float(w.std()) / math.sqrt(len(w)) for w in (forward, reverse))
-        if len(forward) < len(y):  # of no bound where the density is zero
-            low = -math.inf
+        low, high = -math.inf, float(reverse.mean())  # no bound below where f is zero
+        low_se, high_se = 0.0, 5 * float(reverse.std()) / math.sqrt(len(reverse))
+        if len(inside) == len(y):
+            low, low_se = float(inside.mean()), 5 * float(inside.std()) / math.sqrt(len(y))
         if low - low_se < _OFF and high + high_se > -_OFF:
             return
         off = low if low > 0 else high
@@ -247,7 +252,7 @@ def _require_normalised(base: Base, like: Tensor) -> None:
     )
 
 
-def _around(x: Tensor) -> GaussianBase:
+def _around(x: Tensor) -> GaussianBase | _Apart:
     """A Gaussian about the bulk of some rows, shape (n, D): far tails are pulled in."""
     ranked = x.sort(0).values
     middle, n = ranked[len(x) // 2], len(x)
@@ -255,7 +260,24 @@ def _around(x: Tensor) -> GaussianBase:
     near = middle + spread * ((x - middle) / spread).clamp(-3.0, 3.0)
     if near.shape[1] <= 256:
         return GaussianBase.fit(near)
-    return GaussianBase(near.mean(0), torch.diag(near.var(0)))
+    return _Apart(near.mean(0), near.std(0).clamp(min=torch.finfo(x.dtype).tiny))
+
+
+class _Apart(NamedTuple):
+    """Independent Gaussians, of which a covariance of many dimensions would be mostly zeros."""
+
+    mean: Tensor
+    std: Tensor
+
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        """Rows of shape (n, D)."""
+        eps = torch.randn(n, len(self.mean), generator=rng, dtype=self.mean.dtype)
+        return self.mean + self.std * eps
+
+    def value(self, x: Tensor) -> Tensor:
+        """The log-density of each row."""
+        square = ((x - self.mean) / self.std).square() + math.log(2 * math.pi)
+        return -(0.5 * square + self.std.log()).sum(1)
 
 
 def _pilot(

@@ -77,7 +77,8 @@ def render(estimator: Any, name: str, *, seed: int = 0) -> str:
         shown = detector.found(estimator)
         lead = _lead(type(estimator).__name__, estimator)
         return _page(name, estimator, lead, facts, shown, start)
-    sampling = getattr(estimator, "sampling_", None)  # before the page draws samples of its own
+    # Before the page draws samples of its own, which are not what the user asked for.
+    sampling = getattr(estimator, "sampling_", None)
     subject = look_at(estimator, seed=seed)
     modes = chains.modes_of(subject)
     found = [
@@ -97,6 +98,8 @@ def render(estimator: Any, name: str, *, seed: int = 0) -> str:
         sections.rows(subject),
         sections.summary(subject),
     ]
+    if hasattr(type(estimator), "sampling_"):
+        estimator._sampling = sampling
     shown = [section for section in found if section is not None]
     lead = _lead(subject.family, estimator)
     return _page(name, estimator, lead, _facts(subject), shown, start)

@@ -92,7 +92,7 @@ def _table(
 ) -> Table:
     """Energies, and how far chains have gone in units of the distance between two pictures."""
     first = states[0].flatten(1)
-    apart = torch.pdist(first[:n]).mean()
+    apart = torch.pdist(first[:n]).mean() if n > 1 else first[0].norm()
     rows = []
     for x, steps, share in zip(states, reached, accepted, strict=True):
         with torch.no_grad():
