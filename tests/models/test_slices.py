@@ -8,6 +8,7 @@ import weakref
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from energyscape.families import networks
 from energyscape.families.networks import WaveMLP
@@ -85,6 +86,23 @@ def test_layers_on_waves_are_those_of_autograd(objective) -> None:  # type: igno
     torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-13)
 
 
+class _Doubled(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+def test_waves_made_of_another_parameter_get_their_gradient() -> None:
+    torch.manual_seed(0)
+    energy = NetworkEnergy(WaveMLP((3,), width=5, scalar=True)).double()
+    parametrize.register_parametrization(energy.network, "frequency", _Doubled())
+    x = torch.randn(7, 3, dtype=torch.float64)
+    out = []
+    for model in (energy, _Autograd(energy)):
+        score = model.score(x, create_graph=True)
+        out.append((score, _gradients((score**3).sum(), energy)))
+    torch.testing.assert_close(*out, rtol=1e-11, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     "objective",
     [
@@ -153,28 +171,41 @@ def test_what_it_does_not_know_is_left_to_autograd() -> None:
         assert score_and_slices_by_layers(_sequence(nn.SiLU(), True), x) is None
 
 
-def test_sine_and_cosine_share_their_derivatives() -> None:
-    """Gradients of both orders, by differences."""
-    angle = torch.linspace(-3, 3, 5, dtype=torch.float64, requires_grad=True)
-    both = networks._SineAndCosine.apply
-    torch.testing.assert_close(both(angle), (angle.sin(), angle.cos()))
-    assert torch.autograd.gradcheck(both, angle)
-    assert torch.autograd.gradgradcheck(both, angle)
+def test_waves_and_their_slopes_share_derivatives() -> None:
+    """Gradients of both orders, by differences, and the same numbers without a graph."""
+    make = torch.Generator().manual_seed(0)
+    x, frequency, phase = (
+        torch.randn(shape, generator=make, dtype=torch.float64, requires_grad=True)
+        for shape in ((5, 2), (3, 2), (3,))
+    )
+    angle = x @ frequency.T + phase
+    expected = torch.cat([x, angle.sin()], 1), angle.cos()
+    torch.testing.assert_close(networks._Features.apply(x, frequency, phase), expected)
+    torch.testing.assert_close(networks._features(x, frequency, phase), expected)
+    assert torch.autograd.gradcheck(networks._Features.apply, (x, frequency, phase))
+    assert torch.autograd.gradgradcheck(networks._Features.apply, (x, frequency, phase))
+
+
+def _by_hand(node):  # type: ignore[no-untyped-def]
+    """The nearest node of a graph whose gradient is written by hand."""
+    while not isinstance(node, torch.autograd.function.BackwardCFunction):
+        node = next(before for before, _ in node.next_functions if before is not None)
+    return node
 
 
 def test_what_a_gradient_needs_is_let_go_with_its_score() -> None:
     """No output is kept by its own graph: memory must not wait for the collector of cycles."""
-    net, x = MLP((3,), width=8, scalar=True), torch.zeros(4, 3)
-    probes = torch.ones(2, 4, 3)
+    x, probes = torch.zeros(4, 3), torch.ones(2, 4, 3)
     gc.collect()
     gc.disable()
     try:
-        for given in (None, probes):
-            found = score_and_slices_by_layers(net, x, given)
-            assert found is not None
-            node = weakref.ref(found[0].grad_fn.next_functions[0][0])
-            (found[0].sum() + found[1].sum()).backward()
-            del found
-            assert node() is None
+        for net in (MLP((3,), width=8, scalar=True), WaveMLP((3,), width=8, scalar=True)):
+            for given in (None, probes):
+                found = score_and_slices_by_layers(net, x, given)
+                assert found is not None
+                node = weakref.ref(_by_hand(found[0].grad_fn))
+                (found[0].sum() + found[1].sum()).backward()
+                del found
+                assert node() is None
     finally:
         gc.enable()

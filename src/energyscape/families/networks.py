@@ -172,51 +172,68 @@ def score_network(settings: Mapping[str, Any], event_shape: Sequence[int]) -> nn
     return MLP(event_shape, width=width or wide, depth=blocks or 3)
 
 
-class _SineAndCosine(torch.autograd.Function):
-    """Both of an angle; each is the other's derivative, so that a gradient evaluates neither again."""
+class _Features(torch.autograd.Function):
+    """``(x, sin(W x + b))`` and ``cos(W x + b)``: the derivative of either is there already."""
 
     @staticmethod
-    def forward(ctx: Any, angle: Tensor) -> tuple[Tensor, Tensor]:
-        sine, cosine = angle.sin(), angle.cos()
-        ctx.save_for_backward(sine, cosine)
-        return sine, cosine
+    def forward(ctx: Any, x: Tensor, frequency: Tensor, phase: Tensor) -> tuple[Tensor, Tensor]:
+        features, cosine = _features(x, frequency, phase)
+        ctx.save_for_backward(x, frequency, features, cosine)
+        return features, cosine
 
     @staticmethod
-    def backward(ctx: Any, from_sine: Tensor, from_cosine: Tensor) -> Tensor:
-        sine, cosine = ctx.saved_tensors
-        return torch.addcmul(from_sine * cosine, from_cosine, sine, value=-1)
+    def backward(ctx: Any, from_features: Tensor, from_cosine: Tensor) -> Any:
+        x, frequency, features, cosine = ctx.saved_tensors
+        split = [x.shape[1], len(frequency)]
+        direct, from_sine = from_features.split(split, 1)
+        sine = features.split(split, 1)[1]
+        angle = torch.addcmul(from_sine * cosine, from_cosine, sine, value=-1)
+        # A product of a few rows with many columns is faster than one of many rows with a few.
+        by_rows = torch.addmm(direct, angle, frequency) if ctx.needs_input_grad[0] else None
+        return by_rows, (x.t() @ angle).t(), angle.sum(0)
 
 
-def _sine_and_cosine(angle: Tensor) -> tuple[Tensor, Tensor]:
-    if not (torch.is_grad_enabled() and angle.requires_grad):
-        return angle.sin(), angle.cos()
-    return cast(tuple[Tensor, Tensor], _SineAndCosine.apply(angle))
+def _features(x: Tensor, frequency: Tensor, phase: Tensor) -> tuple[Tensor, Tensor]:
+    angle = nn.functional.linear(x, frequency, phase)
+    return torch.cat([x, angle.sin()], 1), angle.cos()
 
 
 class _Waves(NamedTuple):
     """``z = (x, sin(W x + b))`` with its derivatives."""
 
     x: Tensor
-    sin: Tensor
+    features: Tensor
     cos: Tensor
     frequency: Tensor
+    phase: Tensor
 
     @property
-    def features(self) -> Tensor:
-        return torch.cat([self.x, self.sin], 1)
+    def parameters(self) -> tuple[Tensor, Tensor]:
+        return self.frequency, self.phase
+
+    def parameter_gradients(self, f: Tensor, g: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        dim = self.x.shape[1]
+        turn = nn.functional.linear(v, self.frequency)
+        slope = g[:, dim:] * self.cos
+        angle = torch.addcmul(
+            f[:, dim:] * self.cos, g[:, dim:] * turn, self.features[:, dim:], value=-1
+        )
+        # A product of a few rows with many columns is faster than one of many rows with a few.
+        return torch.addmm(self.x.t() @ angle, v.t(), slope).t(), angle.sum(0)
 
     def pull(self, g: Tensor) -> Tensor:
         # Column by column in memory: the gradient of the waves is then a short product, not a thin one.
         columns = self.frequency.t().contiguous()
-        direct, by_waves = g.split([self.x.shape[1], len(self.frequency)], 1)
+        direct, by_waves = g.split([len(columns), len(self.frequency)], 1)
         return nn.functional.linear(self.cos * by_waves, columns) + direct
 
     def push(self, v: Tensor) -> Tensor:
         return torch.cat([v, self.cos * nn.functional.linear(v, self.frequency)], 2)
 
     def bend(self, g: Tensor, v: Tensor) -> Tensor:
+        dim = self.frequency.shape[1]
         turned = nn.functional.linear(v, self.frequency).square()
-        return -(g[:, self.x.shape[1] :] * self.sin * turned).sum(2)
+        return -(g[:, dim:] * self.features[:, dim:] * turned).sum(2)
 
 
 class WaveMLP(nn.Module):
@@ -268,8 +285,10 @@ class WaveMLP(nn.Module):
 
     def lift(self, x: Tensor) -> _Waves:
         """The coordinates and waves of flat rows; see `energyscape.models.layered`."""
-        angle = nn.functional.linear(x, self.frequency, self.phase)
-        return _Waves(x, *_sine_and_cosine(angle), self.frequency)
+        graph = torch.is_grad_enabled() and (x.requires_grad or self.frequency.requires_grad)
+        made = _Features.apply if graph else _features
+        features, cosine = made(x, self.frequency, self.phase)
+        return _Waves(x, features, cosine, self.frequency, self.phase)
 
     def forward(self, x: Tensor) -> Tensor:
         """A field, shape of x, or numbers of shape (batch,) or (batch, outputs)."""

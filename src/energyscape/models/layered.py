@@ -120,6 +120,18 @@ class Lifted(Protocol):
         """z of shape (batch, F)."""
         ...
 
+    @property
+    def parameters(self) -> Sequence[Tensor]:
+        """What the features are made with, which is learned."""
+        ...
+
+    def parameter_gradients(self, f: Tensor, g: Tensor, v: Tensor) -> Sequence[Tensor]:
+        """Of ``f . z + g . (dz/dx) v`` summed over rows, with respect to the parameters.
+
+        f and g are of shape (batch, F), v of shape (batch, D).
+        """
+        ...
+
     def pull(self, g: Tensor) -> Tensor:
         """``(dz/dx)' g``: a gradient with respect to z, (batch, F), as one with respect to x."""
         ...

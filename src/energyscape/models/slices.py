@@ -14,7 +14,8 @@ can be taken once. Where layers M stand on features, ``E(x) = M(z(x))`` and ``t 
 
     grad E = (dz/dx)' grad M,    v' E'' v = t' M'' t + sum_f (grad M)_f v' z_f'' v ,
 
-the passes through M give a gradient of z and t too, and what is around them is left to autograd.
+the passes through M give a gradient of z and t too, and what is around them is left to autograd; but
+for a score alone, whose gradient the features know how to take.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 from energyscape.models.layered import Lifted, lifted, plain_layers
 
@@ -122,7 +124,10 @@ def score_and_slices_by_layers(
     """
     if torch.is_autocast_enabled(x.device.type) or torch.compiler.is_compiling():
         return None
-    raised = lifted(network, x.detach())
+    # A score's gradient passes the features by hand; it would not find what a weight is made from.
+    by_hand = v is None and not parametrize.is_parametrized(network)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not by_hand):
+        raised = lifted(network, x.detach())
     if raised is not None:
         return _above(*raised, x, v)
     layers = plain_layers(network)
@@ -134,6 +139,9 @@ def _above(
 ) -> tuple[Tensor, Tensor] | None:
     """Both for a network of features of the rows."""
     layers = plain_layers(network)
+    if v is None and layers is not None and _known(layers) and not z.features.requires_grad:
+        score = _Raised.apply(z, *_of(layers), *z.parameters)
+        return score.view(x.shape), score.new_empty(0, len(x))
     flat = None if v is None else v.detach().flatten(2)
     tangents = None if flat is None else z.push(flat)
     found = None if layers is None else _through(network, layers, z.features, tangents)
@@ -149,16 +157,24 @@ def _through(
     network: nn.Module, layers: list[Any], x: Tensor, v: Tensor | None
 ) -> tuple[Tensor, Tensor] | None:
     """Both for a plain perceptron."""
-    if any(isinstance(p, nn.GELU) and p.approximate != "none" for p in layers[1::2]):
+    if not _known(layers):
         return None
     if x.ndim != 2 and type(network) is nn.Sequential:
         return None
     flat = x.flatten(1)
     probes = flat.new_empty(0, *flat.shape) if v is None else v.flatten(2)
-    weights = [layer.weight for layer in layers[::2]]
-    biases = [layer.bias for layer in layers[:-1:2]]
-    score, slices = _Slices.apply(flat, probes, layers[1::2], *weights, *biases)
+    score, slices = _Slices.apply(flat, probes, *_of(layers))
     return score.view(x.shape), slices
+
+
+def _known(layers: list[Any]) -> bool:
+    return not any(isinstance(p, nn.GELU) and p.approximate != "none" for p in layers[1::2])
+
+
+def _of(layers: list[Any]) -> list[Any]:
+    """Activations, and what the layers consist of: all weights, all biases but the last."""
+    weights = [layer.weight for layer in layers[::2]]
+    return [layers[1::2], *weights, *(layer.bias for layer in layers[:-1:2])]
 
 
 class _Kept(NamedTuple):
@@ -177,6 +193,90 @@ class _Kept(NamedTuple):
     along: list[Tensor]
 
 
+def _there(
+    x: Tensor, v: Tensor, activations: Sequence[nn.Module], parameters: Sequence[Tensor | None]
+) -> tuple[Tensor, Tensor, _Kept]:
+    """The score, the slices, and what their gradient needs."""
+    count = len(activations)
+    weights = cast(list[Tensor], list(parameters[: count + 1]))
+    biases = parameters[count + 1 :]
+    hidden, bends = [x], []
+    for phi, w, bias in zip(activations, weights, biases, strict=False):
+        a = F.linear(hidden[-1], w, bias)
+        bends.append(_KNOWN[type(phi)](phi, a, len(v) > 0))
+        hidden.append(bends[-1].value)
+    g = (-weights[-1]).expand(len(x), -1)
+    backs, falls = [], []
+    for w, bend in zip(weights[-2::-1], bends[::-1], strict=True):
+        backs.append(g)
+        falls.append(bend.first * g)
+        g = falls[-1] @ w
+    backs.reverse()
+    falls.reverse()
+    curves = [bend.second * back for bend, back in zip(bends, backs, strict=True)]
+    tangents, along = [v], []
+    slices = x.new_zeros(v.shape[:2])
+    for k in range(count if len(v) else 0):
+        u = F.linear(tangents[-1], weights[k])
+        along.append(u)
+        slices += u.square().mul_(curves[k]).sum(2)
+        if k + 1 < count:
+            tangents.append(bends[k].first * u)
+    return g.contiguous(), slices, _Kept(hidden, bends, backs, falls, curves, tangents, along)
+
+
+def _back(
+    weights: Sequence[Tensor],
+    biases: Sequence[bool],
+    kept: _Kept,
+    grad_score: Tensor,
+    grad_slices: Tensor | None,
+    rows: bool,
+    probes: bool,
+) -> tuple[Tensor | None, Tensor | None, list[Tensor | None]]:
+    """Gradients of the rows, of the probes (each if asked) and of the parameters."""
+    count = len(weights) - 1
+    each = None if grad_slices is None else grad_slices[..., None]
+    out: list[Tensor] = []  # the gradients of the weights
+    inner: list[Tensor] = []  # what reaches each a_k
+    # Up through the backward pass, with what the slices send to g and a.
+    g_bar = grad_score
+    for k in range(count):
+        bend, curve = kept.bends[k], kept.curves[k]
+        out.append(kept.falls[k].t() @ g_bar)
+        d_bar = F.linear(g_bar, weights[k])
+        a_bar, g_bar = curve * d_bar, d_bar.mul_(bend.first)
+        if each is not None:
+            weighed = kept.along[k].square().mul_(each).sum(0)
+            g_bar.addcmul_(bend.second, weighed)
+            a_bar.addcmul_(weighed.mul_(cast(Tensor, bend.third)), kept.backs[k])
+        inner.append(a_bar)
+    out.append(-g_bar.sum(0, keepdim=True))
+    # Down through the tangents and the forward pass.
+    t_bar: Tensor | None = None
+    h_bar: Tensor | None = None
+    bias_grads: list[Tensor | None] = [None] * count
+    for k in range(count - 1, -1, -1):
+        bend, a_bar = kept.bends[k], inner[k]
+        if each is not None:
+            u = kept.along[k]
+            u_bar = (u * each).mul_(2 * kept.curves[k])
+            if t_bar is not None:
+                u_bar.addcmul_(bend.first, t_bar)
+                a_bar.addcmul_(bend.second, t_bar.mul_(u).sum(0))
+            out[k].addmm_(u_bar.flatten(0, 1).t(), kept.tangents[k].flatten(0, 1))
+            if k or probes:
+                t_bar = u_bar @ weights[k]
+        if h_bar is not None:
+            a_bar.addcmul_(bend.first, h_bar)
+        out[k].addmm_(a_bar.t(), kept.hidden[k])
+        if biases[k]:
+            bias_grads[k] = a_bar.sum(0)
+        if k or rows:
+            h_bar = a_bar @ weights[k]
+    return h_bar, t_bar, [*out, *bias_grads]
+
+
 class _Slices(torch.autograd.Function):
     """(rows, probes; weights and biases) to the score and the slices."""
 
@@ -184,80 +284,44 @@ class _Slices(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, v: Tensor, activations: Sequence[nn.Module], *parameters: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        count = len(activations)
-        weights = cast(list[Tensor], list(parameters[: count + 1]))
-        biases = parameters[count + 1 :]
-        hidden, bends = [x], []
-        for phi, w, bias in zip(activations, weights, biases, strict=False):
-            a = F.linear(hidden[-1], w, bias)
-            bends.append(_KNOWN[type(phi)](phi, a, len(v) > 0))
-            hidden.append(bends[-1].value)
-        g = (-weights[-1]).expand(len(x), -1)
-        backs, falls = [], []
-        for w, bend in zip(weights[-2::-1], bends[::-1], strict=True):
-            backs.append(g)
-            falls.append(bend.first * g)
-            g = falls[-1] @ w
-        backs.reverse()
-        falls.reverse()
-        curves = [bend.second * back for bend, back in zip(bends, backs, strict=True)]
-        tangents, along = [v], []
-        slices = x.new_zeros(v.shape[:2])
-        for k in range(count if len(v) else 0):
-            u = F.linear(tangents[-1], weights[k])
-            along.append(u)
-            slices += u.square().mul_(curves[k]).sum(2)
-            if k + 1 < count:
-                tangents.append(bends[k].first * u)
-        ctx.count = count
-        ctx.has_bias = [bias is not None for bias in biases]
-        ctx.save_for_backward(*weights)
+        score, slices, ctx.kept = _there(x, v, activations, parameters)
         # Neither inputs nor outputs, and never differentiated again: they may live on the context.
-        ctx.kept = _Kept(hidden, bends, backs, falls, curves, tangents, along)
-        return g.contiguous(), slices
+        ctx.has_bias = [bias is not None for bias in parameters[len(activations) + 1 :]]
+        ctx.save_for_backward(*parameters[: len(activations) + 1])
+        return score, slices
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_score: Tensor, grad_slices: Tensor) -> Any:
-        weights, kept = list(ctx.saved_tensors), cast(_Kept, ctx.kept)
-        sliced = bool(kept.along)
-        each = grad_slices[..., None]
-        out: list[Tensor] = []  # the gradients of the weights
-        inner: list[Tensor] = []  # what reaches each a_k
-        # Up through the backward pass, with what the slices send to g and a.
-        g_bar = grad_score
-        for k in range(ctx.count):
-            bend, curve = kept.bends[k], kept.curves[k]
-            out.append(kept.falls[k].t() @ g_bar)
-            d_bar = F.linear(g_bar, weights[k])
-            a_bar, g_bar = curve * d_bar, d_bar.mul_(bend.first)
-            if sliced:
-                weighed = kept.along[k].square().mul_(each).sum(0)
-                g_bar.addcmul_(bend.second, weighed)
-                a_bar.addcmul_(weighed.mul_(cast(Tensor, bend.third)), kept.backs[k])
-            inner.append(a_bar)
-        out.append(-g_bar.sum(0, keepdim=True))
-        # Down through the tangents and the forward pass.
-        t_bar: Tensor | None = None
-        h_bar: Tensor | None = None
-        bias_grads: list[Tensor | None] = [None] * ctx.count
-        for k in range(ctx.count - 1, -1, -1):
-            bend, a_bar = kept.bends[k], inner[k]
-            if sliced:
-                u = kept.along[k]
-                u_bar = (u * each).mul_(2 * kept.curves[k])
-                if t_bar is not None:
-                    u_bar.addcmul_(bend.first, t_bar)
-                    a_bar.addcmul_(bend.second, t_bar.mul_(u).sum(0))
-                out[k].addmm_(u_bar.flatten(0, 1).t(), kept.tangents[k].flatten(0, 1))
-                if k or ctx.needs_input_grad[1]:
-                    t_bar = u_bar @ weights[k]
-            if h_bar is not None:
-                a_bar.addcmul_(bend.first, h_bar)
-            out[k].addmm_(a_bar.t(), kept.hidden[k])
-            if ctx.has_bias[k]:
-                bias_grads[k] = a_bar.sum(0)
-            if k or ctx.needs_input_grad[0]:
-                h_bar = a_bar @ weights[k]
+        sliced = grad_slices if ctx.kept.along else None
         rows, probes = ctx.needs_input_grad[:2]
-        return (h_bar if rows else None, t_bar if probes else None, None, *out, *bias_grads)
+        x, v, out = _back(
+            ctx.saved_tensors, ctx.has_bias, ctx.kept, grad_score, sliced, rows, probes
+        )
+        return (x if rows else None, v if probes else None, None, *out)
+
+
+class _Raised(torch.autograd.Function):
+    """(features; weights and biases of the layers above, own parameters) to the score of the rows."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, z: Lifted, activations: Sequence[nn.Module], *parameters: Tensor | None
+    ) -> Tensor:
+        count, own = len(activations), len(z.parameters)
+        layers = parameters[: len(parameters) - own]
+        g, _, ctx.kept = _there(z.features, z.features.new_empty(0), activations, layers)
+        ctx.has_bias = [bias is not None for bias in layers[count + 1 :]]
+        ctx.z, ctx.g = z, g
+        ctx.save_for_backward(*parameters[: count + 1])
+        return z.pull(g)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_score: Tensor) -> Any:
+        z = cast(Lifted, ctx.z)
+        # What a pull does to g, a push does to its gradient: they are transposes.
+        up = z.push(grad_score[None])[0]
+        features, _, out = _back(ctx.saved_tensors, ctx.has_bias, ctx.kept, up, None, True, False)
+        own = z.parameter_gradients(cast(Tensor, features), ctx.g, grad_score)
+        return (None, None, *out, *own)

@@ -54,6 +54,9 @@ __all__ = [
     "unit_weight",
 ]
 
+#: Origins that are looked through at a single level, where more taught nothing more.
+_ORIGINS = 128
+
 Weight = Callable[[Tensor], Tensor]
 
 
@@ -348,7 +351,7 @@ class DenoisingScoreMatching:
         score = score if training else score.detach()
         if self.stable:
             # Both by way of the mean origin t: (t - x_sigma)/sigma^2, and |t - x_0|^2/sigma^4 apart.
-            moved = origin_moves(x, eps, self.sigma, label=label)
+            moved = origin_moves(x, eps, self.sigma, label=label, most=_ORIGINS)
             target = torch.sub(moved, eps, alpha=self.sigma).div_(self.sigma**2)
             apart = (moved / self.sigma**2).square().flatten(1).sum(1).mul_(0.5)
         else:

@@ -48,8 +48,9 @@ def origin_moves(
     label: Tensor | None = None,
     given: Tensor | None = None,
     hidden: float = 0.0,
+    most: int = _MOST,
 ) -> Tensor:
-    """``E[x_0 | x + sigma eps, B] - x`` of each row, B the batch or an even part of at most 256 rows.
+    """``E[x_0 | x + sigma eps, B] - x`` of each row, B the batch or an even part of `most` rows.
 
     Parameters
     ----------
@@ -63,6 +64,8 @@ def origin_moves(
         The class that is told, -1 where there is none or it is hidden; `label` by default.
     hidden : float
         Probability with which classes were hidden.
+    most : int
+        Origins that are looked through for a row, at most.
 
     Returns
     -------
@@ -77,20 +80,21 @@ def origin_moves(
             [0.5000]])
     """
     given = label if given is None else given
-    if len(x) > _MOST:
-        pieces = -(-len(x) // _MOST)
+    pieces = -(-len(x) // most)
+    narrow = label is None and x.device.type == "cpu" and x.dtype == torch.float32
+    if narrow and pieces and len(x) % pieces == 0:
+        with torch.autocast(x.device.type, enabled=False):
+            near = _near(x.flatten(1), eps.flatten(1), sigma, pieces)
+        if near is not None:
+            return near.view(x.shape)
+    if pieces > 1:
         held = (x, eps, sigma, label, given)
         parts = [t.tensor_split(pieces) if isinstance(t, Tensor) else [t] * pieces for t in held]
         moves = [
-            origin_moves(a, b, level, label=known, given=told, hidden=hidden)
+            origin_moves(a, b, level, label=known, given=told, hidden=hidden, most=most)
             for a, b, level, known, told in zip(*parts, strict=True)
         ]
         return torch.cat(moves)
-    if label is None and x.device.type == "cpu" and x.dtype == torch.float32:
-        with torch.autocast(x.device.type, enabled=False):
-            near = _near(x.flatten(1), eps.flatten(1), sigma)
-        if near is not None:
-            return near.view(x.shape)
     # In float64: the logarithms are small differences of large numbers at small levels.
     exact = x.dtype if x.device.type == "mps" else torch.float64
     with torch.autocast(x.device.type, enabled=False):
@@ -109,8 +113,8 @@ def origin_moves(
         return (log_w.softmax(1) @ rows - rows).view(x.shape).to(x.dtype)
 
 
-def _near(rows: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor | None:
-    """What each row moves by, where float32 is exact enough for all of them; None where not.
+def _near(rows: Tensor, noise: Tensor, sigma: Tensor | float, pieces: int) -> Tensor | None:
+    """What each row moves by in its piece, where float32 is exact enough for all; None where not.
 
     But for what is common to a row ``log w_ij = (y_i . x_j - |x_j|^2 / 2) / sigma_i^2``: softmax
     attention with one column more than the rows have, whose fused kernel keeps no table of weights.
@@ -122,19 +126,19 @@ def _near(rows: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor | None:
     farthest = float(torch.linalg.vector_norm(rows, math.inf)) * math.sqrt(columns)
     if not farthest <= _NEAR * (float(sigma.min()) if isinstance(sigma, Tensor) else sigma):
         return None
-    spare = 1 + -(columns + 1) % _COLUMNS
-    query, key = F.pad(rows, (0, spare)), F.pad(rows, (0, spare))
-    key[:, columns] = rows.square().sum(1).mul_(-0.5)
-    noisy, scale = query[:, :columns], 1.0
+    width = columns + 1 + -(columns + 1) % _COLUMNS
+    query, key = rows.new_zeros(2, len(rows), width).unbind()
+    noisy, known, scale = query[:, :columns], key[:, :columns], 1.0
+    known.copy_(rows)
+    torch.linalg.vecdot(rows, rows, out=key[:, columns]).mul_(-0.5)
     query[:, columns] = 1.0
     if isinstance(sigma, Tensor):
         level = sigma[:, None].to(rows.dtype)
-        noisy.addcmul_(level, noise)
+        torch.addcmul(rows, level, noise, out=noisy)
         query /= level.square()
     else:
-        noisy.add_(noise, alpha=sigma)
+        torch.add(rows, noise, alpha=sigma, out=noisy)
         scale = sigma**-2
-    found = F.scaled_dot_product_attention(
-        query[None, None], key[None, None], key[None, None], scale=scale
-    )
-    return found[0, 0, :, :columns] - rows
+    query, key = (t.view(pieces, 1, -1, width) for t in (query, key))
+    found = F.scaled_dot_product_attention(query, key, key, scale=scale)
+    return found.view(len(rows), width)[:, :columns] - rows
