@@ -19,6 +19,7 @@ import torch
 
 from energyscape.densities import GaussianMixture
 from energyscape.families import DDPM, EBM, EDM, NCSN, ScoreModel
+from energyscape.families.walks import walker
 from energyscape.models import FunctionDenoiser, FunctionEnergy, MixtureOfGaussians
 from energyscape.report import bound, build, chains, evaluations, faces, ladder, levels, plane
 from energyscape.report.page import render
@@ -131,6 +132,7 @@ def well(rows: int = 300) -> tuple[Subject, GaussianMixture]:
     est = SimpleNamespace(
         model_=MixtureOfGaussians(p),
         _double=lambda: MixtureOfGaussians(p),
+        _kernel=lambda name: walker(name, 1.6, 4),
         calibration_={"chains": x[:64]},
         facts_={"scale": 1.6, "event_shape": [4]},
         codec_=SimpleNamespace(decode=lambda z: pl.DataFrame(z, schema=list("abcd"))),
@@ -173,7 +175,11 @@ def test_modes_and_the_chains_that_never_left_them_are_told() -> None:
     height = p.log_prob(torch.as_tensor(found.points))
     assert np.abs(found.points[0] - [3.0, 0.0, 1.0, 0.0]).max() < 1e-3
     assert np.abs(found.points[1] - [-3.0, 0.0, 0.0, 0.0]).max() < 1e-3
+    asked: list[str] = []
+    ask = subject.estimator._kernel
+    subject.estimator._kernel = lambda name: (asked.append(name), ask(name))[1]
     section = chains.chains(subject, found, seconds=0.0)
+    assert asked == ["mala"], "the family knows the steps of its own chains"
     assert section is not None
     assert "modes never left" in section.text
     table = section.tables[0].rows

@@ -6,7 +6,6 @@ points finds the modes, by which the chains are then judged: a mode that no chai
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from typing import Any, NamedTuple, cast
@@ -15,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from energyscape.families.walks import walker
 from energyscape.mcmc import Modes, find_modes, run_chains
 from energyscape.models import Energy
 from energyscape.report import plots, sheets
@@ -81,7 +79,7 @@ def chains(subject: Subject, found: Found | None, *, seconds: float = 4.0) -> Se
     target.value_and_score(starts)
     each = max(time.perf_counter() - begin, 1e-6)
     steps = int(np.clip(seconds / each, 20, _STEPS))
-    kernel = walker("mala", est.facts_["scale"], math.prod(est.facts_["event_shape"]))
+    kernel = cast(Any, est)._kernel("mala")
     modes = None if found.modes is None else found.modes.points
     rng = torch.Generator(starts.device).manual_seed(0)
     with warnings.catch_warnings(record=True) as told:
