@@ -86,6 +86,15 @@ def test_layers_on_waves_are_those_of_autograd(objective) -> None:  # type: igno
     torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-13)
 
 
+def test_a_wave_changed_before_its_gradient_is_noticed() -> None:
+    energy = NetworkEnergy(WaveMLP((3,), width=5, scalar=True))
+    score = energy.score(torch.ones(2, 3), create_graph=True)
+    with torch.no_grad():
+        energy.network.frequency.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        score.sum().backward()
+
+
 class _Doubled(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         return 2 * weight
@@ -95,6 +104,15 @@ def test_waves_made_of_another_parameter_get_their_gradient() -> None:
     torch.manual_seed(0)
     energy = NetworkEnergy(WaveMLP((3,), width=5, scalar=True)).double()
     parametrize.register_parametrization(energy.network, "frequency", _Doubled())
+    _same_scores(energy)
+
+
+def test_a_linear_energy_of_waves_has_its_gradient() -> None:
+    torch.manual_seed(0)
+    _same_scores(NetworkEnergy(WaveMLP((3,), width=5, depth=0, scalar=True)).double())
+
+
+def _same_scores(energy: NetworkEnergy) -> None:
     x = torch.randn(7, 3, dtype=torch.float64)
     out = []
     for model in (energy, _Autograd(energy)):

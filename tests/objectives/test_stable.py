@@ -111,6 +111,19 @@ def test_large_batches_are_looked_through_in_even_parts(rows: int, cuts: tuple[i
     assert torch.equal(origin_means(x, eps, sigma, label=label), torch.cat(parts))
 
 
+@pytest.mark.parametrize(("rows", "most"), [(256, 128), (300, 100), (301, 128), (7, 1)])
+@pytest.mark.parametrize("one", [True, False])
+def test_parts_in_float32_have_the_origins_of_their_own_rows(rows, most, one):
+    """As training takes them: the definition within each even part; a part of one row does not move."""
+    rng = torch.Generator().manual_seed(0)
+    x, eps = torch.randn(2, rows, 2, generator=rng)
+    sigma = torch.full((rows,), 0.3) if one else torch.linspace(0.2, 2.0, rows)
+    found = origin_means(x, eps, torch.tensor(0.3) if one else sigma, most=most)
+    pieces = [t.double().tensor_split(-(-rows // most)) for t in (x, eps, sigma)]
+    expected = torch.cat([slow(*part) for part in zip(*pieces, strict=True)])
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("far", [1e3, 1e4])
 def test_a_row_far_away_costs_the_others_nothing(far):
     """Near rows at a small level in float32, beside one so far away that it moves the mean."""

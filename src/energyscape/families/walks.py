@@ -35,6 +35,7 @@ from energyscape.mcmc import (
     anneal,
     run_chains,
 )
+from energyscape.mcmc.kernel import accept
 from energyscape.mcmc.paths import Base
 from energyscape.targets import Target
 
@@ -138,18 +139,13 @@ class ScatteredMALA:
         assert log_prob is not None
         g = drift * (score + ahead)
         log_ratio = log_prob - state.log_prob - (g * (0.5 * root + 0.25 * h * g)).flatten(1).sum(1)
-        log_ratio = log_ratio.nan_to_num(-math.inf, -math.inf, -math.inf)
-        accepted = log_ratio > -noise.exponential
-        wide = accepted.view(shape)
-        moved = State(
-            torch.where(wide, proposal, x),
-            torch.where(accepted, log_prob, state.log_prob),
-            torch.where(wide, ahead, score),
-        )
-        acceptance = log_ratio.clamp(max=0.0).exp()
-        if not self.tells_jumps:
-            acceptance = acceptance * noise.drift / (1.0 - self.jump_share)
-        return moved, Info(acceptance, accepted, ~log_prob.isfinite())
+        new = State(proposal, log_prob, ahead)
+        moved, info = accept(state, new, log_ratio, noise.exponential, box=None)
+        if self.tells_jumps:
+            return moved, info
+        assert info.acceptance is not None
+        share = info.acceptance * noise.drift / (1.0 - self.jump_share)
+        return moved, info._replace(acceptance=share)
 
 
 def walker(name: str, scale: float, dim: int, step_size: float | None = None) -> Kernel:

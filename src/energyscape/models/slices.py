@@ -27,7 +27,6 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrize
 
 from energyscape.models.layered import Lifted, lifted, plain_layers
 
@@ -124,10 +123,13 @@ def score_and_slices_by_layers(
     """
     if torch.is_autocast_enabled(x.device.type) or torch.compiler.is_compiling():
         return None
-    # A score's gradient passes the features by hand; it would not find what a weight is made from.
-    by_hand = v is None and not parametrize.is_parametrized(network)
-    with torch.set_grad_enabled(torch.is_grad_enabled() and not by_hand):
-        raised = lifted(network, x.detach())
+    if v is None:
+        with torch.no_grad():
+            raised = lifted(network, x.detach())
+        score = None if raised is None else _score_above(*raised)
+        if score is not None:
+            return score.view(x.shape), score.new_empty(0, len(x))
+    raised = lifted(network, x.detach())
     if raised is not None:
         return _above(*raised, x, v)
     layers = plain_layers(network)
@@ -139,9 +141,6 @@ def _above(
 ) -> tuple[Tensor, Tensor] | None:
     """Both for a network of features of the rows."""
     layers = plain_layers(network)
-    if v is None and layers is not None and _known(layers) and not z.features.requires_grad:
-        score = _Raised.apply(z, *_of(layers), *z.parameters)
-        return score.view(x.shape), score.new_empty(0, len(x))
     flat = None if v is None else v.detach().flatten(2)
     tangents = None if flat is None else z.push(flat)
     found = None if layers is None else _through(network, layers, z.features, tangents)
@@ -165,6 +164,19 @@ def _through(
     probes = flat.new_empty(0, *flat.shape) if v is None else v.flatten(2)
     score, slices = _Slices.apply(flat, probes, *_of(layers))
     return score.view(x.shape), slices
+
+
+def _score_above(network: nn.Module, z: Lifted) -> Tensor | None:
+    """The score of flat rows, its gradient passing the features by hand; None where that cannot be.
+
+    That is where a parameter of the features is made of others, and without a layer that bends.
+    """
+    layers = plain_layers(network)
+    if layers is None or len(layers) == 1 or not _known(layers):
+        return None
+    if not all(isinstance(p, nn.Parameter) for p in z.parameters):
+        return None
+    return cast(Tensor, _Raised.apply(z, *_of(layers), *z.parameters))
 
 
 def _known(layers: list[Any]) -> bool:
@@ -313,7 +325,8 @@ class _Raised(torch.autograd.Function):
         g, _, ctx.kept = _there(z.features, z.features.new_empty(0), activations, layers)
         ctx.has_bias = [bias is not None for bias in layers[count + 1 :]]
         ctx.z, ctx.g = z, g
-        ctx.save_for_backward(*parameters[: count + 1])
+        # The features' own are with z; kept here too, a change of them in between is noticed.
+        ctx.save_for_backward(*parameters[: count + 1], *z.parameters)
         return z.pull(g)
 
     @staticmethod
@@ -322,6 +335,7 @@ class _Raised(torch.autograd.Function):
         z = cast(Lifted, ctx.z)
         # What a pull does to g, a push does to its gradient: they are transposes.
         up = z.push(grad_score[None])[0]
-        features, _, out = _back(ctx.saved_tensors, ctx.has_bias, ctx.kept, up, None, True, False)
+        weights = ctx.saved_tensors[: len(ctx.has_bias) + 1]
+        features, _, out = _back(weights, ctx.has_bias, ctx.kept, up, None, True, False)
         own = z.parameter_gradients(cast(Tensor, features), ctx.g, grad_score)
         return (None, None, *out, *own)

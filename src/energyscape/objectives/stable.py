@@ -29,7 +29,8 @@ from torch.nn import functional as F
 
 __all__ = ["origin_moves"]
 
-#: Origins that are looked through. With half as many an energy learned less in as many steps.
+#: Origins that are looked through. With half as many an energy of all levels learned less in as
+#: many steps.
 _MOST = 256
 #: Largest length of a row, in units of the smallest level, at which float32 gives the
 #: logarithms of the weights to less than a hundredth; and columns up to which that is looked for.
@@ -79,6 +80,8 @@ def origin_moves(
     tensor([[0.0000],
             [0.5000]])
     """
+    if isinstance(sigma, Tensor) and sigma.ndim == 0:
+        sigma = float(sigma)
     given = label if given is None else given
     pieces = -(-len(x) // most)
     narrow = label is None and x.device.type == "cpu" and x.dtype == torch.float32

@@ -24,11 +24,11 @@ from energyscape.report.subject import Subject
 __all__ = ["strips"]
 
 _CHAINS = 6
-_STOPS = (10, 100, 300, 1_000, 3_000, 10_000)
+_STOPS = (10, 100, 1_000, 5_000)
 
 
 def strips(
-    subject: Subject, *, seed: int = 0, seconds: float = 8.0, stops: Sequence[int] = _STOPS
+    subject: Subject, *, seed: int = 0, seconds: float = 20.0, stops: Sequence[int] = _STOPS
 ) -> Section | None:
     """Chains after each of `stops` steps that `seconds` allow, the first in any case; None but for
     energies of pictures."""
