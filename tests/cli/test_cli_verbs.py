@@ -20,6 +20,7 @@ import pytest
 from conftest import FEW, write_people
 
 from energyscape import detection
+from energyscape.families import EBM, settings_of
 
 
 @pytest.fixture
@@ -61,6 +62,18 @@ def test_fit_says_what_training_had_to_note(cli, tmp_path) -> None:  # type: ign
     assert any("sampler had no effect" in line for line in noted), ended.err
     assert len(noted) == len(set(noted))
     assert cli(*command, "--quiet") == (0, "", "")
+
+
+OBJECTIVES = next(s for s in settings_of(EBM) if s.name == "objective").type.split(" | ")
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_of_an_energy_is_a_setting(cli, tmp_path, objective) -> None:  # type: ignore[no-untyped-def]
+    command = ["fit", "two-moons", "--model", "ebm", "--set", f"objective={objective}"]
+    command += ["--set", "max_steps=2", "--set", "normalise=false", "--out", tmp_path / "run"]
+    assert cli(*command, "--quiet") == (0, "", "")
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())["settings"]
+    assert settings["objective"] == objective
 
 
 def test_a_schema_goes_from_inspect_to_fit(cli, people, tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -117,10 +117,23 @@ def test_each_face_shows_what_it_has(pages: dict[str, str]) -> None:
     wanted = {"The landscape", "Energies and chains", "Chains and modes"}
     assert wanted <= set(sections_of(pages["energy"]))
     assert "Chains and modes" not in sections_of(pages["plane"])
+    for told in ("Energies of held-out rows and of samples", "samples minus data"):
+        assert told in pages["energy"]
+        assert told not in pages["plane"]
     for watched in ("Norm of the gradient", "Gap, data less chains", "Acceptance of the chains"):
         assert watched in pages["energy"]
     assert "Norm of the gradient" in pages["table"]
     assert "Levels of noise" not in sections_of(pages["energy"])
+
+
+def test_log_z_and_its_bounds_are_on_the_page(
+    fitted: dict[str, Any], pages: dict[str, str]
+) -> None:
+    known = fitted["energy"].info_["log_z"]
+    assert known["lower"] <= known["estimate"] <= known["upper"]
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", pages["energy"])
+    for key in ("lower", "estimate", "upper"):
+        assert cells[cells.index(key) + 1] == f"{known[key]:,.3f}"
 
 
 def well(rows: int = 300) -> tuple[Subject, GaussianMixture]:
