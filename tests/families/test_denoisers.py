@@ -9,11 +9,13 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 import energyscape
 from energyscape.artifact import read_artifact, write_artifact
 from energyscape.diffusion import SAMPLERS, LearnedRange, variational_bound
 from energyscape.families import DDPM, EBM, EDM, NCSN, ScoreModel
+from energyscape.families.judging import Values
 from energyscape.families.labels import HiddenLabels
 from energyscape.families.settings import SettingError, settings_of, validate_settings
 from energyscape.mcmc import Annealed
@@ -93,11 +95,12 @@ def test_the_bound_of_pictures_is_that_of_clipped_estimates(clip):
     pictures = np.random.default_rng(0).integers(0, 256, (60, 4, 4), dtype=np.uint8)
     model = DDPM(max_steps=3, schedule="cosine", num_steps=40, clip=clip, width=8, random_state=0)
     model.fit(pictures)
-    x = torch.from_numpy(model.codec_.encode(model._conform(pictures[:5]), None).x)
+    # The bound holds in the mean over noise within the grey levels, which is drawn too.
+    encoded = model.codec_.encode(model._conform(pictures[:5]), np.random.default_rng(1))
+    x = torch.from_numpy(encoded.x)
     rng = torch.Generator().manual_seed(model._seed(1) + 15485863)
     kind = {"variance": "fixed_small", "clip": None if clip == "none" else (-1.0, 1.0)}
     expected = variational_bound(model.chain_, model._double(), x, rng, **kind).value
-    encoded = model.codec_.encode(model._conform(pictures[:5]), None)
     found = model.bound(pictures[:5], random_state=1)
     np.testing.assert_allclose(found.value, encoded.log_abs_det - expected.numpy(), rtol=1e-9)
 
@@ -179,11 +182,45 @@ def test_large_pictures_are_calibrated_in_bounded_work_and_scored_in_single_prec
     # A squared distance over six levels, about six: what rounding adds is a share of that.
     np.testing.assert_allclose(model.anomaly_score(pictures[:1]), scores[:1], atol=6e-5)
     single = model.score_samples(pictures[:2])
+    np.testing.assert_allclose(model.score_samples(pictures[:1]), single[:1], atol=2e-3)
     monkeypatch.setattr(model, "_scoring_dtype", lambda: torch.float64)
     np.testing.assert_allclose(model.score_samples(pictures[:2]), single, atol=2e-3)
     seen = []
     model._surprise_rows(model.encode(pictures[:6]), seen.append, "calibrating")
     assert (seen[-1].phase, seen[-1].step, seen[-1].total) == ("calibrating", 6, 6)
+
+
+class _Cells(torch.nn.Module):
+    """Stands for a model whose density is known: a unit normal of every pixel."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtype = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+
+def test_noise_within_grey_levels_bounds_the_probability_of_a_picture(monkeypatch):
+    """400 seeds of 4 pixels of 2 levels, against the mean over the noise by quadrature and P itself."""
+    pictures = np.random.default_rng(0).integers(0, 2, (60, 2, 2), dtype=np.uint8)
+    model = EDM(**QUICK).fit(pictures)
+    monkeypatch.setattr(model, "model_", _Cells())
+
+    def normal(x):
+        value = stats.norm.logpdf(x.numpy(), scale=0.5).reshape(len(x), -1).sum(1)
+        return Values(value, "exact", np.zeros(len(x)))
+
+    monkeypatch.setattr(model, "_log_density", normal)
+    seen, edges, share = pictures[:6], np.asarray(model.codec_.edges), model.codec_.spread
+    width, middle = np.diff(edges), (edges[1:] + edges[:-1]) / 2
+    u = share * ((np.arange(1000) + 0.5) / 1000 - 0.5)
+    cell = stats.norm.logpdf(middle[:, None] + width[:, None] * u, scale=0.5).mean(1)
+    bound = (cell + np.log(share * width))[seen].reshape(6, -1).sum(1)
+    truth = np.log(np.diff(stats.norm.cdf(edges, scale=0.5)))[seen].reshape(6, -1).sum(1)
+    drawn = np.stack([model.log_density(seen, random_state=k).value for k in range(400)])
+    assert (np.abs(drawn.mean(0) - bound) < 4.5 * drawn.std(0) / 20).all()
+    assert (bound < truth).all()
+    again = model.log_density(seen, random_state=7).value
+    assert np.array_equal(again, drawn[7])
+    assert np.array_equal(model.log_density(seen).value, model.log_density(seen).value)
 
 
 def test_guidance_without_classes_is_refused():

@@ -79,10 +79,13 @@ def likelihood(
     from energyscape.families import NoLogDensityError
     from energyscape.metrics import mean_with_error
 
-    values, errors, kind = [], [], ""
+    values, errors, kind, seed = [], [], "", 0
     try:
         for part in bar.over("log-density", list(chunks(dataset, 128))):
-            found = estimator.log_density(part)
+            # Noise within the grey levels: the mean bounds log P of a picture from below.
+            drawn = seed if estimator.data_kind_ == "pictures" else None
+            found = estimator.log_density(part, random_state=drawn)
+            seed += 1
             values.append(found.value)
             errors.append(found.stderr)
             kind = found.kind
@@ -103,7 +106,12 @@ def likelihood(
         scale = -1.0 / (math.log(2.0) * math.prod(estimator.codec_.event_shape))
         bits, error_of_bits = mean.value * scale, -lines[0].stderr * scale  # type: ignore[operator]
         lines.append(
-            Measure("bits_per_dim", bits, error_of_bits, detail=f"{kind}, lower is better")
+            Measure(
+                "bits_per_dim",
+                bits,
+                error_of_bits,
+                detail=f"{kind}, noise drawn within grey levels; lower is better",
+            )
         )
     return lines
 

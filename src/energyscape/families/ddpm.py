@@ -240,10 +240,10 @@ class DDPM(DenoiserEstimator):
         >>> DDPM(max_steps=5, random_state=0).fit(X).bound(X[:3], num_steps=4).kind
         'lower_bound'
         """
-        data = self._conform(X)
-        encoded = self.codec_.encode(data, None)
+        seed = self._seed(random_state)
+        encoded = self.codec_.encode(self._conform(X), np.random.default_rng(seed))
         device = next(self.model_.parameters()).device
-        rng = torch.Generator(device).manual_seed(self._seed(random_state) + 15485863)
+        rng = torch.Generator(device).manual_seed(seed + 15485863)
         found = variational_bound(
             self._chain(),
             self._double(),
@@ -281,7 +281,8 @@ class DDPM(DenoiserEstimator):
         >>> terms.per_step.shape == (3, len(terms.steps)), terms.value.shape
         (True, (3,))
         """
-        encoded = self.codec_.encode(self._conform(X), None)
+        noise = np.random.default_rng(self._seed(random_state))
+        encoded = self.codec_.encode(self._conform(X), noise)
         model, chain = self._scorer(self._scoring_dtype()), self._chain()
         device = next(model.parameters()).device
         x = torch.from_numpy(encoded.x).to(device)
