@@ -105,9 +105,19 @@ def test_respaced_chain_has_the_levels_and_betas_of_the_full_one():
     ratio = chain.alphas_bar[indices][1:] / chain.alphas_bar[indices][:-1]
     assert torch.allclose(short.betas[1:], 1 - ratio, rtol=1e-10)
     assert torch.allclose(chain.respaced(1000).betas, chain.betas, rtol=1e-10)
-    for bad in (0, 1001, [3, 3], [5, 1000], []):
-        with pytest.raises(ValueError):
+    for bad in (0, 1001):
+        with pytest.raises(ValueError, match=f"can be respaced to 1 to 1000, not {bad}"):
             chain.respaced(bad)
+    for bad in ([3, 3], [5, 1000], []):
+        with pytest.raises(ValueError, match="indices must rise strictly|at least one"):
+            chain.respaced(bad)
+
+
+@pytest.mark.parametrize("make", [Chain.linear, Chain.scaled_linear, Chain.cosine])
+@pytest.mark.parametrize("steps", [0, -3])
+def test_a_chain_has_steps(make, steps):
+    with pytest.raises(ValueError, match=f"at least one step, got {steps}"):
+        make(steps)
 
 
 @pytest.mark.parametrize(

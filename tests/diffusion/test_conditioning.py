@@ -198,5 +198,5 @@ def test_guidance_without_labels_is_refused():
     with pytest.raises(ValueError, match="label"):
         Guided(model, 0, 2.0)(torch.zeros(1, 2), 1.0)
     for label, weight in ((-1, 2.0), (0, -1.0), (0, float("nan"))):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="label" if label < 0 else "weight"):
             Guided(_TwoClasses(), label, weight)

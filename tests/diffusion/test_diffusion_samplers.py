@@ -96,6 +96,22 @@ def test_weak_order_of_convergence(walk, order, monkeypatch):
     assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
 
 
+def test_unipc_of_three_past_denoisers_has_order_four_once_begun():
+    """Where the first steps, which know fewer, are cut short: two of (h^1.5)/2 in the first h."""
+    rng = torch.Generator().manual_seed(0)
+    x = 5 * torch.randn(32, 2, generator=rng, dtype=F64)
+    ends = []
+    for n in (64, 128, 256, 1024):
+        h = math.log(25) / n
+        depth = torch.cat(
+            [torch.tensor([0, 0.5, 1], dtype=F64) * h**1.5, h * torch.arange(1, n + 1)]
+        )
+        ends.append(sample(DENOISER, x, levels=5 * torch.exp(-depth), sampler=UniPC(3)))
+    errors = [float((end - ends[-1]).norm()) for end in ends[:-1]]
+    for coarse, fine in itertools.pairwise(errors):
+        assert math.log2(coarse / fine) == pytest.approx(4, abs=0.25)
+
+
 def test_third_order_unipc_is_more_accurate_than_second(flow):
     x, end = flow
     e2, e3 = (
@@ -206,8 +222,12 @@ def test_bad_settings_are_named():
         ladder([1.0], EDM(), 3)
     with pytest.raises(ValueError, match="unknown sampler 'henu'"):
         sample(DENOISER, (1, 2), sampler="henu", levels=[1.0])
-    for make in (lambda: DDIM(1.5), lambda: UniPC(4), lambda: PredictorCorrector(snr=0.0)):
-        with pytest.raises(ValueError):
+    for make, named in (
+        (lambda: DDIM(1.5), "eta"),
+        (lambda: UniPC(4), "order is 1, 2 or 3"),
+        (lambda: PredictorCorrector(snr=0.0), "snr"),
+    ):
+        with pytest.raises(ValueError, match=named):
             make()
 
 

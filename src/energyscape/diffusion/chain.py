@@ -61,6 +61,11 @@ class Reverse(NamedTuple):
     log_var: Tensor
 
 
+def _check_steps(num_steps: int) -> None:
+    if num_steps < 1:
+        raise ValueError(f"a chain has at least one step, got {num_steps}")
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Chain:
     """An N-step variance-preserving chain.
@@ -135,6 +140,7 @@ class Chain:
         The scaling keeps the terminal level; it holds down to about 25 steps. Without it
         (``rescale=False``) a short chain does not end in noise.
         """
+        _check_steps(num_steps)
         scale = 1000 / num_steps if rescale else 1.0
         return cls(
             torch.linspace(scale * beta_start, scale * beta_end, num_steps, dtype=torch.float64)
@@ -145,12 +151,14 @@ class Chain:
         cls, num_steps: int = 1000, beta_start: float = 8.5e-4, beta_end: float = 0.012
     ) -> Chain:
         """Betas whose root is linear (2112.10752), scaled by 1000/N."""
+        _check_steps(num_steps)
         ends = [math.sqrt(1000 / num_steps * b) for b in (beta_start, beta_end)]
         return cls(torch.linspace(ends[0], ends[1], num_steps, dtype=torch.float64).square())
 
     @classmethod
     def cosine(cls, num_steps: int = 1000, *, offset: float = 0.008, clip: float = 0.999) -> Chain:
         """The cosine abar with betas clipped at `clip` (2102.09672 eq. 17)."""
+        _check_steps(num_steps)
         t = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)
         log_abar = 2 * torch.cos((t + offset) / (1 + offset) * math.pi / 2).abs().log()
         return cls((-torch.expm1(log_abar.diff())).clamp(max=clip))

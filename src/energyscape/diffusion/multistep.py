@@ -71,7 +71,8 @@ class UniPC:
     Parameters
     ----------
     order : int
-        p, 1 to 3. The first steps have fewer past denoisers, which caps what is seen of order 4.
+        p, 1 to 3. The first steps have fewer past denoisers, so that order 4 is seen where they are
+        short, and order 3 on an even grid.
     """
 
     order: int = 2
