@@ -205,3 +205,24 @@ def test_errors_say_what_was_given(call, says) -> None:  # type: ignore[no-untyp
 def test_public_names_exist_and_are_sorted() -> None:
     assert list(metrics.__all__) == sorted(metrics.__all__)
     assert all(hasattr(metrics, name) for name in metrics.__all__)
+
+
+def test_precision_and_recall_by_the_definition() -> None:
+    """Pair by pair; half of the modes lost costs recall, half of the rows astray precision."""
+    rng = np.random.default_rng(0)
+    real = np.concatenate([rng.normal(0, 1, (30, 2)), rng.normal(50, 1, (30, 2))])
+    for drawn in (real[:30] + 0.01, np.concatenate([real, real + 500]), real + 500, real[::2]):
+        found = [share.value for share in metrics.precision_recall(real, drawn, neighbours=2)]
+        expected = []
+        for rows, others in ((drawn, real), (real, drawn)):
+            reach = [sorted(np.linalg.norm(o - others, axis=1))[2] for o in others]
+            inside = [
+                any(np.linalg.norm(row - o) <= r for o, r in zip(others, reach, strict=True))
+                for row in rows
+            ]
+            expected.append(np.mean(inside))
+        assert found == expected
+    with pytest.raises(ValueError, match="neighbours must be 1 or more"):
+        metrics.precision_recall(real, real, neighbours=0)
+    with pytest.raises(ValueError, match="at least 4"):
+        metrics.precision_recall(real, real[:3])

@@ -7,6 +7,7 @@ Two samples ``X ~ P`` and ``Y ~ Q`` are compared by
   sliced Wasserstein ``(E_u W_2(u.X, u.Y)^2)^(1/2)`` over unit directions u (Bonneel et al. 2015),
   Frechet ``|m_X - m_Y|^2 + tr(C_X + C_Y - 2 (C_X C_Y)^(1/2))`` (Heusel et al. 1706.08500);
 - one column: Kolmogorov-Smirnov for numbers, total variation for categories;
+- precision and recall: generated rows within reach of real ones, and the reverse (1904.06991);
 - the distance of a generated row to its nearest training row over that of a test row: below 1
   training rows are repeated, above 1 generated rows are off the data.
 
@@ -35,6 +36,7 @@ __all__ = [
     "kolmogorov_smirnov",
     "mean_with_error",
     "neighbour_ratio",
+    "precision_recall",
     "sliced_wasserstein",
     "total_variation",
     "two_sample_accuracy",
@@ -187,6 +189,62 @@ def neighbour_ratio(train: ArrayLike, test: ArrayLike, generated: ArrayLike) -> 
     ratio = float(top.mean() / bottom.mean())
     variance = top.var() / len(top) + ratio**2 * bottom.var() / len(bottom)
     return Estimate(ratio, float(math.sqrt(variance) / bottom.mean()))
+
+
+def precision_recall(
+    real: ArrayLike, generated: ArrayLike, *, neighbours: int = 3
+) -> tuple[Estimate, Estimate]:
+    """Share of generated rows among the real ones, and of real rows among the generated ones.
+
+    A row is among others if it is no farther from one of them than that one's k-th nearest neighbour.
+    Both fall as the rows of either side grow in number; compare like with like, on features.
+
+    Parameters
+    ----------
+    real, generated : arrays of shape (N, ...) and (M, ...), of comparable columns
+    neighbours : int
+        k.
+
+    Returns
+    -------
+    precision, recall : Estimate
+        The errors are binomial, for the other side as it is.
+
+    Raises
+    ------
+    ValueError
+        With fewer than k + 1 rows on a side.
+
+    References
+    ----------
+    Kynkaanniemi et al. 1904.06991, equations 1 and 2.
+
+    Examples
+    --------
+    >>> line = np.arange(10.0)[:, None]
+    >>> [share.value for share in precision_recall(line, line[:5] + 0.5)]
+    [1.0, 0.8]
+    """
+    if neighbours < 1:
+        raise ValueError(f"neighbours must be 1 or more, got {neighbours}")
+    a, b = _pair(real, generated, least=neighbours + 1)
+    shares = []
+    for rows, others in ((b, a), (a, b)):
+        share = float(_among(rows, others, neighbours).mean())
+        shares.append(Estimate(share, math.sqrt(share * (1 - share) / len(rows))))
+    return shares[0], shares[1]
+
+
+def _among(rows: np.ndarray, others: np.ndarray, k: int) -> np.ndarray:
+    """Which rows lie in a ball around one of the others that reaches to its k-th neighbour."""
+    from scipy.spatial.distance import cdist
+
+    blocks = range(0, len(others), 512)
+    # Each is its own nearest, so its k-th neighbour stands behind k others.
+    reach = [np.partition(cdist(others[i : i + 512], others), k, axis=1)[:, k] for i in blocks]
+    radius = np.concatenate(reach)
+    parts = range(0, len(rows), 512)
+    return np.concatenate([(cdist(rows[i : i + 512], others) <= radius).any(1) for i in parts])
 
 
 def kolmogorov_smirnov(first: ArrayLike, second: ArrayLike) -> float:
