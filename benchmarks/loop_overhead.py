@@ -1,56 +1,101 @@
-"""What the training loop costs over a bare forward, backward and optimizer step.
+"""What the loops cost over what they are for: a step of training, an evaluation of the network.
 
-Both train the same network by the same denoising loss on the same rows. The bare loop does nothing
-else: no clipping, no average of weights, no validation, no log, no checkpoint, no batches to choose.
-The two take turns in blocks, in one process, so that a busy machine slows both; the median of the
-ratios of neighbouring blocks is what counts. At most 1.10 is wanted for steps of 5 ms or more.
+    python benchmarks/loop_overhead.py [--rounds 8] [--steps 200] [--only NAME ...]
+
+Training: all loops train the same network on the same rows. The bare loop is a forward, a backward and
+an optimizer step, and does nothing else: no clipping, no average of weights, no validation, no log, no
+checkpoint, no batches to choose. diffusers' is that of its training tutorial (noise by its scheduler,
+accelerate, clipping, a learning rate with warm-up), for its UNet2DModel, which ours trains as it is.
+
+Sampling: `sample` on a grid of levels beside as many bare evaluations of the same denoiser.
+
+Loops take turns in blocks, in one process, so that a busy machine slows all; the median of the ratios
+of neighbouring blocks is what counts. At most 1.03 is wanted where a step or an evaluation takes 5 ms.
 
 The learning rate rises and falls as in a run of 4,000 steps. (At a rate of almost nothing, weights that
-start at 0 stay within 1e-11 of it, squares of their gradients are denormal numbers, and both loops time
+start at 0 stay within 1e-11 of it, squares of their gradients are denormal numbers, and the loops time
 the processor's way of handling those.)
-
-    python benchmarks/loop_overhead.py
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import platform
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
+from energyscape.diffusion import sample
 from energyscape.models import EDMPreconditioning, PreconditionedDenoiser
-from energyscape.nn import ResidualMLP
+from energyscape.nn import PictureNet, ResidualMLP
 from energyscape.objectives import DenoisingLoss, edm_weight
 from energyscape.schedules import EDM
 from energyscape.training import TrainConfig
 from energyscape.training.run import Run
 
 RESULT = Path(__file__).parent / "results" / "loop_overhead.json"
+Loop = Callable[[int], None]
 
 
-def model_of(width: int, blocks: int) -> PreconditionedDenoiser:
+class UNet(nn.Module):
+    """diffusers' UNet2DModel as a network of (x, c_noise)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from picture_throughput import Diffusers
+
+        self.net = Diffusers().net
+
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+        """The field; its embedding of steps takes any number."""
+        field: Tensor = self.net(x, 1000 * c_noise.flatten(), return_dict=False)[0]
+        return field
+
+
+#: Networks with the shape of a row and a batch.
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
+    "256 x 4": (lambda: ResidualMLP((64,), width=256, blocks=4), (64,), 128),
+    "512 x 4": (lambda: ResidualMLP((64,), width=512, blocks=4), (64,), 128),
+    "512 x 4, more rows": (lambda: ResidualMLP((64,), width=512, blocks=4), (64,), 512),
+    "PictureNet": (lambda: PictureNet((1, 28, 28), width=40), (1, 28, 28), 64),
+    "UNet2DModel": (UNet, (1, 28, 28), 64),
+}
+
+
+def model_of(name: str) -> PreconditionedDenoiser:
     """The same initial weights every time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return PreconditionedDenoiser(
-            ResidualMLP((64,), width=width, blocks=blocks), EDMPreconditioning(0.5)
-        )
+        net = NETWORKS[name][0]()
+        if len(NETWORKS[name][1]) == 3:
+            net = net.to(memory_format=torch.channels_last)
+        return PreconditionedDenoiser(net, EDMPreconditioning(0.5))
 
 
-def bare(width: int, blocks: int, batch: int) -> object:
+def rows_of(name: str, n: int) -> Tensor:
+    """Rows of unit scale over two."""
+    _, shape, _ = NETWORKS[name]
+    x = 0.5 * torch.randn(n, *shape, generator=torch.Generator().manual_seed(0))
+    return x.contiguous(memory_format=torch.channels_last) if len(shape) == 3 else x
+
+
+def bare(name: str, folder: str) -> Loop:
     """A function that takes `n` steps of the smallest possible loop."""
-    model = model_of(width, blocks)
+    model = model_of(name)
     loss_of = DenoisingLoss(EDM.for_data(0.5), edm_weight(0.5))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
     rng = torch.Generator().manual_seed(0)
-    x = 0.5 * torch.randn(batch, 64, generator=rng)
+    x = rows_of(name, NETWORKS[name][2])
 
     def steps(n: int) -> None:
         for _ in range(n):
@@ -61,25 +106,27 @@ def bare(width: int, blocks: int, batch: int) -> object:
     return steps
 
 
-def ours(width: int, blocks: int, batch: int, folder: str) -> object:
+def ours(name: str, folder: str) -> Loop:
     """The same number of steps of the library's loop, with everything it does in a normal run."""
-    rng = torch.Generator().manual_seed(0)
-    x = 0.5 * torch.randn(5000, 64, generator=rng)
+    x = rows_of(name, 5000)
     objective = DenoisingLoss(EDM.for_data(0.5), edm_weight(0.5))
-    config = TrainConfig(max_steps=4000, batch_size=batch, device="cpu", learning_rate=1e-3)
-    run = Run(model_of(width, blocks), objective, x, x[:500], None, config, folder)
+    config = TrainConfig(
+        max_steps=4000, batch_size=NETWORKS[name][2], device="cpu", learning_rate=1e-3
+    )
+    run = Run(model_of(name), objective, x, x[:500], None, config, folder)
     run.start(resume=False)
-
-    saved = time.monotonic()
+    saved, taken = time.monotonic(), 0
 
     def steps(n: int) -> None:
         # A run of 4,000 steps: 200 lines of log, 20 validations, a checkpoint every 30 s.
-        nonlocal saved
-        for i in range(1, n + 1):
+        nonlocal saved, taken
+        for _ in range(n):
             _, norm, metrics = run.advance()
-            if i % 20 == 0:
+            taken += 1
+            if taken % 20 == 0:
                 run.log(norm, metrics)
-        run.check()
+            if taken % 200 == 0:
+                run.check()
         if time.monotonic() - saved > config.checkpoint_seconds:
             run.save()
             saved = time.monotonic()
@@ -87,29 +134,125 @@ def ours(width: int, blocks: int, batch: int, folder: str) -> object:
     return steps
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=200, help="steps a block: one validation each")
-    args = parser.parse_args()
+def of_diffusers(name: str, folder: str) -> Loop:
+    """The loop of diffusers' tutorial on unconditional training, without its logging."""
+    from accelerate import Accelerator
+    from diffusers import DDPMScheduler
+    from diffusers.optimization import get_cosine_schedule_with_warmup
+
+    net, noise = model_of(name).network.net, DDPMScheduler(num_train_timesteps=1000)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True)
+    rate = get_cosine_schedule_with_warmup(optimizer, 100, 4000)
+    loader = torch.utils.data.DataLoader(rows_of(name, 5000), NETWORKS[name][2], shuffle=True)
+    accelerator = Accelerator(cpu=True, mixed_precision="no")
+    net, optimizer, loader, rate = accelerator.prepare(net, optimizer, loader, rate)
+
+    def batches() -> Any:
+        while True:
+            yield from loader
+
+    data = batches()
+
+    def steps(n: int) -> None:
+        for _ in range(n):
+            x = next(data)
+            eps = torch.randn_like(x)
+            t = torch.randint(0, 1000, (len(x),))
+            noisy = noise.add_noise(x, eps, t)
+            with accelerator.accumulate(net):
+                field = net(noisy, t, return_dict=False)[0]
+                accelerator.backward(nn.functional.mse_loss(field, eps))
+                accelerator.clip_grad_norm_(net.parameters(), 1.0)
+                optimizer.step()
+                rate.step()
+                optimizer.zero_grad()
+
+    return steps
+
+
+def evaluations(name: str, folder: str) -> Loop:
+    """`n` bare evaluations of the denoiser."""
+    model, x = model_of(name).eval(), rows_of(name, NETWORKS[name][2])
+    levels = torch.full((len(x),), 1.0)
+
+    def steps(n: int) -> None:
+        with torch.no_grad():
+            for _ in range(n):
+                model(x, levels)
+
+    return steps
+
+
+def walk(sampler: str) -> Callable[[str, str], Loop]:
+    """`n` evaluations by a sampler; n is odd, as Heun takes one at the last level and two before."""
+
+    def made(name: str, folder: str) -> Loop:
+        model, x = model_of(name).eval(), rows_of(name, NETWORKS[name][2])
+
+        def steps(n: int) -> None:
+            levels = EDM.for_data(0.5).levels((n + 1) // 2 if sampler == "heun" else n)
+            rng = torch.Generator().manual_seed(0)
+            sample(model, 80 * x, levels=levels, sampler=sampler, rng=rng)
+
+        return steps
+
+    return made
+
+
+def compared(name: str, loops: dict[str, Any], rounds: int, steps: int) -> list[dict[str, Any]]:
+    """Each loop over the first, block by block in turn."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = {label: make(name, folder) for label, make in loops.items()}
+        times: dict[str, list[float]] = {label: [] for label in made}
+        for run in made.values():
+            run(5)
+        for _ in range(rounds):
+            for label, run in made.items():
+                began = time.perf_counter()
+                run(steps)
+                times[label].append((time.perf_counter() - began) / steps * 1e3)
+    first = next(iter(times))
     rows = []
-    print(f"{'network':>22} {'bare ms':>9} {'loop ms':>9} {'ratio':>7}")
-    for width, blocks, batch in [(256, 4, 128), (512, 4, 128), (512, 4, 512)]:
-        with tempfile.TemporaryDirectory() as folder:
-            pair = {"bare": bare(width, blocks, batch), "loop": ours(width, blocks, batch, folder)}
-            times: dict[str, list[float]] = {"bare": [], "loop": []}
-            for steps in pair.values():
-                steps(20)
-            for _ in range(args.rounds):
-                for name, steps in pair.items():
-                    began = time.perf_counter()
-                    steps(args.steps)
-                    times[name].append((time.perf_counter() - began) / args.steps * 1e3)
-        ratio = median(b / a for a, b in zip(times["bare"], times["loop"], strict=True))
-        a, b = (median(times[name]) for name in ("bare", "loop"))
-        label = f"{width} x {blocks}, batch {batch}"
-        rows.append({"network": label, "bare_ms": a, "loop_ms": b, "ratio": ratio})
-        print(f"{label:>22} {a:9.2f} {b:9.2f} {ratio:7.3f}", flush=True)
+    for label in list(times)[1:]:
+        ratio = median(b / a for a, b in zip(times[first], times[label], strict=True))
+        a, b = median(times[first]), median(times[label])
+        rows.append(
+            {
+                "network": f"{name}, batch {NETWORKS[name][2]}",
+                "of": first,
+                "loop": label,
+                f"{first}_ms": a,
+                "loop_ms": b,
+                "ratio": ratio,
+            }
+        )
+        print(f"{rows[-1]['network']:>30} {first:>12} {a:8.2f} {label:>10} {b:8.2f} {ratio:7.3f}")
+        sys.stdout.flush()
+    return rows
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=200, help="of one block, of 5 ms or so")
+    parser.add_argument("--only", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    args = parser.parse_args()
+    found = importlib.util.find_spec("diffusers") is not None
+    rows: list[dict[str, Any]] = []
+    for name in args.only:
+        if name == "UNet2DModel" and not found:
+            print("diffusers is not installed: left out")
+            continue
+        pictures = len(NETWORKS[name][1]) == 3
+        steps = args.steps // 8 if pictures else args.steps
+        loops: dict[str, Any] = {"bare": bare, "training": ours}
+        if name == "UNet2DModel":
+            loops = {"diffusers": of_diffusers, "bare": bare, "training": ours}
+        rows += compared(name, loops, args.rounds, steps)
+        walks = {kind: walk(kind) for kind in ("heun", "dpmpp_2m", "ancestral")}
+        walked = {"evaluations": evaluations, **walks}
+        rows += compared(name, walked, args.rounds, steps // 2 * 2 + 1)
     record = {
         "date": date.today().isoformat(),
         "torch": torch.__version__,
