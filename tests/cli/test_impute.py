@@ -53,6 +53,37 @@ def test_draws_are_stacked(cli, people_run, gaps, tmp_path):
     assert stacked["draw"].to_list() == [1] * 30 + [2] * 30
 
 
+def test_intervals_stand_beside_what_was_filled_in(cli, people_run, gaps, tmp_path):
+    """The quantiles of the very draws that the same seed stacks; cells that were there have none."""
+    out, stacked = tmp_path / "sure.parquet", tmp_path / "draws.parquet"
+    words = ["impute", people_run, gaps, "--steps", 2, "--seed", 3]
+    ended = cli(*words, "--out", out, "--interval", 0.5)
+    assert ended.code == 0, ended.err
+    assert "7 draws of each" in ended.out
+    assert cli(*words, "--out", stacked, "--draws", 7).code == 0
+    before = pl.read_csv(gaps, infer_schema_length=None)
+    found, draws = pl.read_parquet(out), pl.read_parquet(stacked)
+    each = np.stack([draws.filter(pl.col("draw") == m)["age"].to_numpy() for m in range(1, 8)])
+    each.sort(axis=0)
+    blank = before["age"].is_null().to_numpy()
+    for name, k in (("age", 3), ("age low", 1), ("age high", 5)):
+        assert (found[name].to_numpy()[blank] == each[k][blank]).all(), name
+    assert found["age low"].is_null().to_numpy().tolist() == (~blank).tolist()
+    cities = [draws.filter(pl.col("draw") == m)["city"].to_list() for m in range(1, 8)]
+    for i, missing in enumerate(before["city"].is_null()):
+        values = [city[i] for city in cities]
+        most = max(values.count(v) for v in values)
+        assert found["city share"][i] == (most / 7 if missing else None)
+        assert values.count(found["city"][i]) == (most if missing else 7)
+    for level in (0, 1, 1.5):
+        assert (
+            "between 0 and 1" in cli(*words, "--out", tmp_path / "no.csv", "--interval", level).err
+        )
+    few = cli(*words, "--out", tmp_path / "no.csv", "--interval", 0.9, "--draws", 5)
+    assert few.code == 2
+    assert "takes 19 draws or more, got 5" in few.err
+
+
 def test_arrays_are_filled_under_their_names(cli, tmp_path):
     """A run of an .npy file; blanks are NaN."""
     x = np.random.default_rng(0).normal(size=(60, 2))

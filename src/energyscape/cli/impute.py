@@ -25,11 +25,24 @@ def run(
         Path, typer.Option("--out", metavar="FILE", help="Table to write.", show_default=False)
     ],
     draws: Annotated[
-        int,
+        int | None,
         typer.Option(
-            "--draws", min=1, metavar="M", help="Completed copies, stacked under a column `draw`."
+            "--draws",
+            min=1,
+            metavar="M",
+            help="Completed copies, stacked under a column `draw` [default: 1].",
+            show_default=False,
         ),
-    ] = 1,
+    ] = None,
+    interval: Annotated[
+        float | None,
+        typer.Option(
+            "--interval",
+            metavar="LEVEL",
+            help="One row a row, with intervals of this level beside what was filled in.",
+            show_default=False,
+        ),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Steps of the sampler.")
     ] = None,
@@ -41,11 +54,16 @@ def run(
     """Fill the blanks of a table in.
 
     Each blank is one draw from the model given the rest of its row: with --draws 20 the spread of
-    a cell over the draws says how sure that is. Cells that were not blank are as they were, and so
-    are columns that the run left out. Without --seed one is drawn and printed.
+    a cell over the draws says how sure that is. With --interval 0.9 every row is written once, with
+    the middle draw of each blank and, beside it, where nine in ten draws lie (COL low, COL high) or
+    the share of draws that agree (COL share), from 39 draws unless --draws says more. Cells that
+    were not blank are as they were, and so are columns that the run left out. Without --seed one is
+    drawn and printed.
     """
     refuse_existing(out, overwrite=overwrite)
-    from energyscape.data import to_polars, write_table
+    if interval is not None and not 0 < interval < 1:
+        raise BadInput(f"--interval {interval:g}: the level lies between 0 and 1, as in 0.9")
+    from energyscape.data import draws_for, to_polars, with_intervals, write_table
     from energyscape.data.tables import TABLE_SUFFIXES
 
     if out.suffix.lower() not in TABLE_SUFFIXES:
@@ -59,13 +77,17 @@ def run(
     notes(reading.notes, quiet=quiet)
     if seed is None:
         seed = int.from_bytes(os.urandom(4), "big") >> 1
+    number = draws or (1 if interval is None else draws_for(interval))
     with Bar(quiet=quiet) as bar:
         filled: Any = estimator.impute(
-            reading.dataset, draws, random_state=seed, steps=steps, progress=bar
+            reading.dataset, number, random_state=seed, steps=steps, progress=bar
         )
-    copies = [_frame(part, reading.dataset) for part in (filled if draws > 1 else [filled])]
-    before = _blanks(_frame(reading.dataset.data, reading.dataset), estimator)
-    if draws > 1:
+    copies = [_frame(part, reading.dataset) for part in (filled if number > 1 else [filled])]
+    gaps = _frame(reading.dataset.data, reading.dataset)
+    before = _blanks(gaps, estimator)
+    if interval is not None:
+        copies = [with_intervals(to_polars(gaps), [to_polars(c) for c in copies], interval)]
+    elif number > 1:
         import polars as pl
 
         numbered = [
@@ -76,7 +98,7 @@ def run(
         ]
         copies = [pl.concat(numbered)]
     write_table(to_polars(copies[0]), out)
-    made = "" if draws == 1 else f", {draws} draws of each"
+    made = "" if number == 1 else f", {number} draws of each"
     tell(f"filled {before} blanks{made}; wrote {out} (seed {seed})", quiet=quiet)
 
 

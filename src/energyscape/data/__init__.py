@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from energyscape.data.errors import DataError
     from energyscape.data.frames import conform, is_frame, like, to_polars
     from energyscape.data.inference import infer_schema, schema_from_array
+    from energyscape.data.intervals import draws_for, with_intervals
     from energyscape.data.picture_codec import PictureCodec, detect_levels
     from energyscape.data.pictures import read_pictures
     from energyscape.data.schema import Column, Schema
@@ -43,6 +44,7 @@ _HOME = {
     "codec_from_state": "suited",
     "conform": "frames",
     "detect_levels": "picture_codec",
+    "draws_for": "intervals",
     "fit_codec": "suited",
     "infer_schema": "inference",
     "is_frame": "frames",
@@ -55,6 +57,7 @@ _HOME = {
     "schema_from_array": "inference",
     "split_rows": "splits",
     "to_polars": "frames",
+    "with_intervals": "intervals",
     "write_table": "tables",
 }
 
@@ -75,6 +78,7 @@ __all__ = [
     "codec_from_state",
     "conform",
     "detect_levels",
+    "draws_for",
     "fit_codec",
     "infer_schema",
     "is_frame",
@@ -87,6 +91,7 @@ __all__ = [
     "schema_from_array",
     "split_rows",
     "to_polars",
+    "with_intervals",
     "write_table",
 ]
 
