@@ -21,7 +21,17 @@ from energyscape.densities import GaussianMixture
 from energyscape.families import DDPM, EBM, EDM, NCSN, ScoreModel
 from energyscape.families.walks import walker
 from energyscape.models import FunctionDenoiser, FunctionEnergy, MixtureOfGaussians
-from energyscape.report import bound, build, chains, evaluations, faces, ladder, levels, plane
+from energyscape.report import (
+    bound,
+    build,
+    chains,
+    evaluations,
+    faces,
+    ladder,
+    levels,
+    plane,
+    quality,
+)
 from energyscape.report.page import render
 from energyscape.report.subject import Subject, affordable, columns_of, look_at
 
@@ -134,6 +144,25 @@ def test_log_z_and_its_bounds_are_on_the_page(
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", pages["energy"])
     for key in ("lower", "estimate", "upper"):
         assert cells[cells.index(key) + 1] == f"{known[key]:,.3f}"
+
+
+def test_samples_of_a_table_are_measured_on_the_page(fitted: dict[str, Any]) -> None:
+    """Pair trends and use for training with intervals that hold them, columns the worst first."""
+    est, data = fitted["table"], table()
+    drawn = est.sample(100, random_state=0, steps=4)
+    x, drawn_x = (est.encode(part).numpy() for part in (data, drawn))
+    section = quality.quality(Subject(est, "EDM", data, x, drawn, drawn_x))
+    assert section is not None
+    assert "Nothing on privacy" in section.text
+    whole, columns = section.tables
+    told = {row[0]: row for row in whole.rows}
+    assert {"pair trends", "train on drawn", "two sample accuracy", "coverage"} <= set(told)
+    for name in ("pair trends", "two sample accuracy", "column shapes"):
+        value, (low, high) = told[name][1], told[name][2].split(" to ")
+        assert float(low) <= float(value) <= float(high)
+    worst = [float(row[1]) for row in columns.rows]
+    assert worst == sorted(worst, reverse=True)
+    assert {row[0] for row in columns.rows} == {c.name for c in est.schema_.modelled}
 
 
 def well(rows: int = 300) -> tuple[Subject, GaussianMixture]:
