@@ -88,7 +88,17 @@ def main() -> None:
     record: dict[str, Any] = (
         json.loads(args.out.read_text()) if args.out.is_file() else {"rows": []}
     )
-    same = ("family", "set", "seed", "max_steps", "width", "blocks", "batch_size", "weight_decay")
+    same = (
+        "family",
+        "set",
+        "seed",
+        "max_steps",
+        "width",
+        "blocks",
+        "batch_size",
+        "weight_decay",
+        "validation_fraction",
+    )
     for seed in args.seeds:
         for name in args.sets:
             row = measure(name, seed, args)

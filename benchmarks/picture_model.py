@@ -34,7 +34,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from picture_features import Judge
+from picture_features import Judge, Likeness
 from picture_sets import SETS, PictureSet, load_pictures
 
 import energyscape
@@ -45,9 +45,10 @@ HERE = Path(__file__).resolve().parent
 PART = 50
 
 
-def likeness(judge: Judge, data: PictureSet, drawn: np.ndarray, real: np.ndarray) -> dict[str, Any]:
+def likeness(
+    judge: Judge, data: PictureSet, found: Likeness, drawn: np.ndarray, real: np.ndarray
+) -> dict[str, Any]:
     """Every measure of some pictures against as many real ones."""
-    found = judge.compare(drawn)
     features, like = judge.features(drawn), judge.features(real)
     precision, recall = precision_recall(like, features)
     train = data.train[np.random.default_rng(0).permutation(len(data.train))]
@@ -79,6 +80,8 @@ def main() -> None:
     data, model = load_pictures(args.data), cast(EDM, energyscape.load(args.run))
     judge = Judge(data)
     n = min(args.samples, len(data.test) // 2)
+    order = np.random.default_rng(0).permutation(len(data.test))
+    test = data.test[order]  # the second half of MNIST's is harder to read than the first
     began = time.perf_counter()
     drawn = np.asarray(model.sample(n, sampler="heun", steps=18, random_state=1))[..., 0]
     spent = time.perf_counter() - began
@@ -91,12 +94,14 @@ def main() -> None:
         "training": {k: model.info_[k] for k in ("steps", "seconds", "parameters")},
         "samples": n,
         "drawing_seconds": round(spent, 1),
-        "drawn": likeness(judge, data, drawn, data.test[:n]),
-        "test_pictures": likeness(judge, data, data.test[n : 2 * n], data.test[:n]),
+        "drawn": likeness(judge, data, judge.compare(drawn), drawn, test[:n]),
+        "test_pictures": likeness(judge, data, judge.reference(n), test[n : 2 * n], test[:n]),
     }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(record, indent=1) + "\n")
     for name in ("drawn", "test_pictures"):
         print(name, json.dumps(record[name]), flush=True)
-    order = np.random.default_rng(0).permutation(len(data.test))[: args.pictures]
+    order = order[: args.pictures]
     scale = -1 / (math.log(2.0) * math.prod(data.test.shape[1:]))
     bits: list[float] = []
     errors: list[float] = []
@@ -115,7 +120,6 @@ def main() -> None:
             "pictures": len(bits),
             "seconds": round(time.perf_counter() - began, 1),
         }
-        out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(record, indent=1) + "\n")
         print(
             f"{len(bits):5} pictures: {mean.value:.4f} ± {mean.stderr:.4f} bits/dim",

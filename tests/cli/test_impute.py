@@ -9,6 +9,7 @@ import pytest
 from energyscape.cli import main
 from energyscape.cli.failures import BadInput
 from energyscape.cli.sample import read_given
+from energyscape.data import with_intervals
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,15 @@ def test_intervals_stand_beside_what_was_filled_in(cli, people_run, gaps, tmp_pa
     few = cli(*words, "--out", tmp_path / "no.csv", "--interval", 0.9, "--draws", 5)
     assert few.code == 2
     assert "takes 19 draws or more, got 5" in few.err
+
+
+def test_what_no_draw_filled_stays_blank_and_no_name_is_taken_twice():
+    """A column left out has blanks in every copy; a table may have a column called 'x low'."""
+    before = pl.DataFrame({"x": [1.0, None], "x low": [0, 1], "note": ["a", None]})
+    copies = [before.with_columns(x=pl.Series([1.0, float(k)])) for k in range(7)]
+    found = with_intervals(before, copies, 0.5)
+    assert found.columns == ["x", "x low of draws", "x high", "x low", "note"]
+    assert found.row(1) == (3.0, 1.0, 5.0, 1, None)
 
 
 def test_arrays_are_filled_under_their_names(cli, tmp_path):

@@ -61,11 +61,10 @@ def run(
     drawn and printed.
     """
     refuse_existing(out, overwrite=overwrite)
-    if interval is not None and not 0 < interval < 1:
-        raise BadInput(f"--interval {interval:g}: the level lies between 0 and 1, as in 0.9")
     from energyscape.data import draws_for, to_polars, with_intervals, write_table
     from energyscape.data.tables import TABLE_SUFFIXES
 
+    number = draws or 1 if interval is None else draws_for(interval, draws)
     if out.suffix.lower() not in TABLE_SUFFIXES:
         raise BadInput(
             f"{out}: impute fills in tables, which are written as {', '.join(TABLE_SUFFIXES)}"
@@ -77,7 +76,6 @@ def run(
     notes(reading.notes, quiet=quiet)
     if seed is None:
         seed = int.from_bytes(os.urandom(4), "big") >> 1
-    number = draws or (1 if interval is None else draws_for(interval))
     with Bar(quiet=quiet) as bar:
         filled: Any = estimator.impute(
             reading.dataset, number, random_state=seed, steps=steps, progress=bar

@@ -79,13 +79,12 @@ def likelihood(
     from energyscape.families import NoLogDensityError
     from energyscape.metrics import mean_with_error
 
-    values, errors, kind, seed = [], [], "", 0
+    values, errors, kind = [], [], ""
     try:
-        for part in bar.over("log-density", list(chunks(dataset, 128))):
+        for seed, part in enumerate(bar.over("log-density", list(chunks(dataset, 128)))):
             # Noise within the grey levels: the mean bounds log P of a picture from below.
             drawn = seed if estimator.data_kind_ == "pictures" else None
             found = estimator.log_density(part, random_state=drawn)
-            seed += 1
             values.append(found.value)
             errors.append(found.stderr)
             kind = found.kind

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from energyscape.data.errors import DataError
 
@@ -19,13 +19,34 @@ if TYPE_CHECKING:
 __all__ = ["draws_for", "with_intervals"]
 
 
-def draws_for(level: float) -> int:
+def draws_for(level: float, given: int | None = None) -> int:
     """How many draws make an interval of this level that does not end at the outermost of them.
 
+    Parameters
+    ----------
+    level : float
+        In (0, 1).
+    given : int, optional
+        So many instead, if they are enough.
+
+    Raises
+    ------
+    DataError
+        If the level is none, or too few are given.
+
+    Examples
+    --------
     >>> draws_for(0.9), draws_for(0.5)
     (39, 7)
     """
-    return math.ceil(round(4 / (1 - level), 9)) - 1
+    if not 0 < level < 1:
+        raise DataError(f"the level of an interval lies between 0 and 1, as in 0.9; got {level:g}")
+    least = math.ceil(round(2 / (1 - level), 9)) - 1
+    if given is not None and given < least:
+        raise DataError(
+            f"an interval that holds {level:g} takes {least} draws or more, got {given}"
+        )
+    return 2 * least + 1 if given is None else given
 
 
 def with_intervals(
@@ -38,17 +59,18 @@ def with_intervals(
     before : DataFrame
         With the blanks; a number that is NaN counts as one.
     copies : sequence of DataFrame
-        M completed draws of it, columns as in `before`.
+        M completed draws of it, columns as in `before`; what is blank in them too stays so.
     level : float
         Of the intervals, in (0, 1).
 
     Returns
     -------
     DataFrame
-        The columns of `before`. After each that had blanks, for ordered values ``COL low`` and
-        ``COL high`` (the k-th smallest and largest draw, ``k = floor((M + 1) (1 - level) / 2)``), for
-        others ``COL share``, the share of draws that agree with the most frequent value; null where
-        the cell was not blank. A filled cell is the middle draw, or the most frequent value.
+        The columns of `before`. After each that was filled in, for ordered values ``COL low`` and
+        ``COL high``, the k-th smallest and largest draw, ``k = floor((M + 1) (1 - level) / 2)``; for
+        others ``COL share``, the share of draws that agree with the most frequent value. They are
+        null where the cell was not blank, and have another name where that is a column's own. A
+        filled cell is the middle draw, or the most frequent value.
 
     Raises
     ------
@@ -64,19 +86,24 @@ def with_intervals(
     """
     import polars as pl
 
-    if not 0 < level < 1:
-        raise DataError(f"the level of an interval lies between 0 and 1, got {level}")
-    outer = math.floor(round((len(copies) + 1) * (1 - level) / 2, 9))
-    if outer < 1:
-        least = math.ceil(round(2 / (1 - level), 9)) - 1
-        raise DataError(
-            f"an interval that holds {level:g} takes {least} draws or more, got {len(copies)}"
-        )
+    outer = math.floor(round((draws_for(level, len(copies)) + 1) * (1 - level) / 2, 9))
     columns: list[pl.Series] = []
+    taken = set(before.columns)
+
+    def beside(name: str, kind: Any, rows: list[int], values: list[Any]) -> pl.Series:
+        while name in taken:
+            name += " of draws"
+        taken.add(name)
+        cells: list[Any] = [None] * before.height
+        for i, value in zip(rows, values, strict=True):
+            cells[i] = value
+        return pl.Series(name, cells, dtype=kind)
+
     for name in before.columns:
         own = before[name].fill_nan(None) if before[name].dtype.is_float() else before[name]
-        blank = [i for i, missing in enumerate(own.is_null()) if missing]
         drawn = [copy[name] for copy in copies]
+        made = own.is_null() & drawn[0].is_not_null()
+        blank = [i for i, missing in enumerate(made) if missing]
         if not blank:
             columns.append(drawn[0])
             continue
@@ -84,29 +111,18 @@ def with_intervals(
         kind = drawn[0].dtype
         if kind.is_numeric() or kind.is_temporal():
             middle = [values[len(values) // 2] for values in cells]
-            ends = [[v[outer - 1] for v in cells], [v[-outer] for v in cells]]
-            beside = [
-                _placed(f"{name} {side}", kind, blank, values, len(own))
-                for side, values in zip(("low", "high"), ends, strict=True)
+            low, high = [v[outer - 1] for v in cells], [v[-outer] for v in cells]
+            more = [
+                beside(f"{name} low", kind, blank, low),
+                beside(f"{name} high", kind, blank, high),
             ]
         else:
             counts = [max((values.count(v), v) for v in dict.fromkeys(values)) for values in cells]
             middle = [value for _, value in counts]
             share = [count / len(copies) for count, _ in counts]
-            beside = [_placed(f"{name} share", pl.Float64, blank, share, len(own))]
+            more = [beside(f"{name} share", pl.Float64, blank, share)]
         filled = drawn[0].to_list()
         for i, value in zip(blank, middle, strict=True):
             filled[i] = value
-        columns += [pl.Series(name, filled, dtype=kind), *beside]
+        columns += [pl.Series(name, filled, dtype=kind), *more]
     return pl.DataFrame(columns)
-
-
-def _placed(
-    name: str, kind: pl.DataType | type[pl.DataType], rows: list[int], values: list, n: int
-) -> pl.Series:
-    import polars as pl
-
-    cells: list = [None] * n
-    for i, value in zip(rows, values, strict=True):
-        cells[i] = value
-    return pl.Series(name, cells, dtype=kind)
