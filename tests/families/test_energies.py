@@ -93,7 +93,8 @@ def test_scattered_steps_trace_into_one_graph(monkeypatch):
 
 
 def test_jumps_cross_between_modes_where_langevin_does_not():
-    """From one mode of eight, jumps reach all of them in the same number of moves."""
+    """From one mode of eight, jumps reach all of them in the same number of moves; without, a chain in
+    a hundred finds its way to a neighbour and none any further."""
     p, x0 = eight_gaussians(), torch.tensor([[2.0, 0.0]]).expand(200, 2).double()
     reached = {}
     for share in (0.0, 0.25):
@@ -101,9 +102,9 @@ def test_jumps_cross_between_modes_where_langevin_does_not():
         kernel = ScatteredMALA(0.05, jump_share=share, reach=3.0)
         x = run_chains(kernel, p.at(0.0), x0, 200, rng=rng, keep="last").x
         angle = torch.atan2(x[:, 1], x[:, 0]) * 4 / math.pi
-        reached[share] = len(angle.round().remainder(8).unique())
-    assert reached[0.0] <= 2
-    assert reached[0.25] == 8
+        reached[share] = {int(mode) for mode in angle.round().remainder(8).unique()}
+    assert reached[0.0] <= {7, 0, 1}
+    assert reached[0.25] == set(range(8))
 
 
 def test_settled_draws_have_the_weights_of_the_modes():

@@ -383,12 +383,12 @@ def test_a_long_run_that_cannot_be_compiled_goes_on_and_says_so(
         return -x if float(x.sum()) > 0 else -2 * x
 
     target, x0 = ScoreTarget(branching), torch.ones(3, 2)
-    plain = run_chains(ULA(0.1), target, x0, 16, rng=generator(), compile=False)
+    plain = run_chains(ULA(0.1), target, x0, compilation.CHUNK, rng=generator(), compile=False)
     with pytest.warns(ChainWarning, match="could not be"):
-        auto = run_chains(ULA(0.1), target, x0, 16, rng=generator())
+        auto = run_chains(ULA(0.1), target, x0, compilation.CHUNK, rng=generator())
     assert torch.equal(auto.draws, plain.draws)
     with pytest.raises(RuntimeError):
-        run_chains(ULA(0.1), target, x0, 16, rng=generator(), compile=True)
+        run_chains(ULA(0.1), target, x0, compilation.CHUNK, rng=generator(), compile=True)
 
 
 def test_a_kernel_may_say_of_some_steps_alone_that_chains_diverged() -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from energyscape.nn import MLP, PictureEnergyNet, PictureNet, ResidualMLP
+from energyscape.products import Linear
 
 __all__ = [
     "FEW",
@@ -115,7 +116,7 @@ def ratio_network(
         return WaveMLP(event_shape, width=width or 64, depth=blocks or 2, outputs=outputs)
     wide = width or (128 if dim <= 16 else 256)
     layers = list(MLP(event_shape, width=wide, depth=blocks or 3, scalar=True).layers)
-    return nn.Sequential(nn.Flatten(1), *layers[:-1], nn.Linear(wide, outputs))
+    return nn.Sequential(nn.Flatten(1), *layers[:-1], Linear(wide, outputs))
 
 
 class PerClass(nn.Module):
@@ -281,7 +282,7 @@ class WaveMLP(nn.Module):
         self.scalar, self.outputs = scalar, outputs
         self.layers = MLP((dim + width,), width=width, depth=depth, scalar=True).layers
         if not scalar:
-            self.layers[-1] = nn.Linear(width, outputs or dim)
+            self.layers[-1] = Linear(width, outputs or dim)
 
     def lift(self, x: Tensor) -> _Waves:
         """The coordinates and waves of flat rows; see `energyscape.models.layered`."""

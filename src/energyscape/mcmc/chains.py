@@ -21,7 +21,7 @@ from energyscape.targets import Target
 
 __all__ = ["Chains", "RunInfo", "run_chains"]
 
-BLOCK_STEPS = 64
+BLOCK_STEPS = 80
 CLIMB_STEPS = 40  # in a shorter run it is no news that chains have not arrived
 BLOCK_NUMBERS = 1 << 22  # noise drawn at once: enough to amortise the call, little enough to store
 

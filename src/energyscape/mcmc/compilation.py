@@ -9,6 +9,7 @@ run of the same kernel, shape and target compiles nothing.
 
 from __future__ import annotations
 
+import functools
 import shutil
 import warnings
 from collections.abc import Callable
@@ -46,7 +47,9 @@ BACKEND = "inductor"
 # On the CPU tensors are handed over in C++: a block of ten chains takes 0.36 instead of 0.57
 # milliseconds, of which the arithmetic is 0.02, and compiles for half as long again.
 OPTIONS: dict[str, Any] = {"cpp_wrapper": True}
-CHUNK = 16  # steps traced into one graph: half as many take a fifth longer for ten chains
+# Steps traced into one graph; a block of noise holds a few of them. The numbers of steps that people
+# ask for are multiples of it, and half as many take a fifth longer for ten chains.
+CHUNK = 20
 # "auto" compiles where it saves as many seconds as compiling takes, the first time on a machine (10 to
 # 70). Saved are 0.1 to 0.3 milliseconds a step of few chains, and one to three of 10,000. By counts
 # alone, so that a run repeats.
@@ -152,9 +155,6 @@ def block_runner(
     else:
         traceable = kernel
 
-    def traced(state: Any, noise: Any) -> Walked:
-        return _stacked(*_walk(traceable.step, target, state, split_noise(noise)))
-
     suits = getattr(kernel, "traceable", False)
     if compile is False:
         return plain
@@ -169,24 +169,39 @@ def block_runner(
         )
     # Chains that share nothing but one step size may be walked a group after another.
     at_once = getattr(target, "rows_at_once", None) if traceable is not kernel else None
-    return _compiled(traced, plain, at_once, forgiving=compile == "auto")
+    return _compiled(traceable, target, plain, at_once, forgiving=compile == "auto")
+
+
+def _traced(kernel: Any, target: Target, state: Any, noise: Any) -> Walked:
+    """A chunk of steps as the compiler sees it."""
+    return _stacked(*_walk(kernel.step, target, state, split_noise(noise)))
+
+
+@functools.cache
+def _compiler(backend: str, on_cpu: bool) -> Callable[[Any, Target, Any, Any], Walked]:
+    """`_traced` compiled, one function for all runs: to make it takes as long as five steps do."""
+    # On a GPU the C++ of it would need the toolkit's headers, which torch does without.
+    near = backend == "inductor" and on_cpu
+    how: dict[str, Any] = {"options": OPTIONS} if near else {}
+    return torch.compile(_traced, backend=backend, fullgraph=True, dynamic=False, **how)
 
 
 def _compiled(
-    traced: BlockRunner,
+    kernel: Any,
+    target: Target,
     plain: BlockRunner,
     at_once: Callable[[Tensor], int | None] | None,
     *,
     forgiving: bool,
 ) -> BlockRunner:
-    """`traced` with its full chunks compiled; a shorter rest runs as it is.
+    """Blocks whose full chunks are compiled; a shorter rest runs as it is.
 
     `at_once` tells how many chains stay within the caches. `forgiving` is for those who did not ask:
     what cannot be compiled runs as it is, and says so.
     """
     import torch._dynamo
 
-    chunk: BlockRunner | None = None
+    failed = False
     # Each kernel, shape and kind of target is a graph of its own; torch gives up after eight.
     settings = {
         "trace_autograd_ops": True,
@@ -195,14 +210,11 @@ def _compiled(
     }
 
     def whole(state: Any, noise: Any) -> Walked:
-        nonlocal chunk
-        if chunk is None:
-            # On a GPU the C++ of it would need the toolkit's headers, which torch does without.
-            near = BACKEND == "inductor" and state.x.device.type == "cpu"
-            how: dict[str, Any] = {"options": OPTIONS} if near else {}
-            chunk = torch.compile(traced, backend=BACKEND, fullgraph=True, dynamic=False, **how)
+        nonlocal failed
+        if failed:
+            return plain(state, noise)
         try:
-            return chunk(state, noise)
+            return _compiler(BACKEND, state.x.device.type == "cpu")(kernel, target, state, noise)
         except torch._dynamo.exc.TorchDynamoException as error:
             if not forgiving:
                 raise
@@ -213,7 +225,7 @@ def _compiled(
                 ChainWarning,
                 stacklevel=2,
             )
-            chunk = plain
+            failed = True
             return plain(state, noise)
 
     def along(state: Any, noise: Any) -> Walked:
@@ -228,7 +240,7 @@ def _compiled(
     def run(state: Any, noise: Any) -> Walked:
         with torch._dynamo.config.patch(settings):
             # What turned out not to compile is walked as it would have been.
-            known = None if at_once is None or chunk is plain else at_once(state.x)
+            known = None if at_once is None or failed else at_once(state.x)
             count = _groups(len(state.x), known)
             if count == 1:
                 return along(state, noise)

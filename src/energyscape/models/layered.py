@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from energyscape.products import Linear, linear, matmul
+
 __all__ = ["Lifted", "energy_and_score_by_layers", "lifted", "plain_layers", "rows_at_once"]
 
 #: Numbers in the widest activation of one part for each core: half a megabyte in float32, so that a few
@@ -32,6 +34,9 @@ _PART = 1 << 17
 _MANY = 1 << 13
 #: Columns below which a matrix product is padded to as many.
 _FEW_COLUMNS = 16
+
+#: What multiplies by a layer's weights and does nothing more.
+_PRODUCTS = (nn.Linear.forward, Linear.forward)
 
 _aten: Any = torch.ops.aten
 
@@ -106,7 +111,7 @@ def plain_layers(network: nn.Module) -> list[Any] | None:
         if i % 2:
             known = type(layer) in _SMOOTH
         else:
-            known = isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward
+            known = isinstance(layer, nn.Linear) and type(layer).forward in _PRODUCTS
         if not known or _hooked(layer):
             return None
     return layers if layers[-1].out_features == 1 else None
@@ -154,7 +159,7 @@ def lifted(network: nn.Module, x: Tensor) -> tuple[nn.Module, Lifted] | None:
 
 
 def _lifts(network: nn.Module) -> bool:
-    return hasattr(network, "lift") and not _hooked(network)
+    return hasattr(type(network), "lift") and not _hooked(network)
 
 
 def energy_and_score_by_layers(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -222,14 +227,14 @@ def _by_parts(layers: list[Any], x: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         weights = [layer.weight for layer in layers[::2]]
         last = _wide(weights[0], x)
-        widest = max(len(w) for w in weights)
         if x.device.type != "cpu" or torch.compiler.is_compiling():
             return _walk(layers, weights, last, x)
-        count = -(-len(x) // _rows_at_once(layers))
+        count = -(-x.shape[0] // _rows_at_once(layers))
         if count <= 1:
             return _walk(layers, weights, last, x)
         parts = x.chunk(count)
         rows = len(parts[0])
+        widest = max(len(w) for w in weights)
         # One block of memory: the allocator keeps a single large one from call to call, where many
         # go back to the system each time and come again page by page.
         sizes = [rows * len(w) for w in weights[:-1]]
@@ -251,7 +256,7 @@ def _wide(weight: Tensor, x: Tensor) -> Tensor:
     one of 16 on processors with AVX2 (`LOG.md`, 2026-11-28).
     """
     missing = _FEW_COLUMNS - weight.shape[1]
-    pays = missing > 0 and len(x) >= 256 and x.device.type == "cpu"
+    pays = missing > 0 and x.shape[0] >= 256 and x.device.type == "cpu"
     return F.pad(weight, (0, missing)) if pays else weight
 
 
@@ -268,27 +273,24 @@ def _walk(
     memory for each layer's pre-activation and, in the last two, for what passes between layers: the
     very last holds the features too, which may be wider than any layer.
     """
-    rows = len(x)
+    rows = x.shape[0]
 
-    def place(i: int, width: int) -> Tensor | None:
-        return None if room is None else room[i][: rows * width].view(rows, width)
+    def place(i: int, w: Tensor, dim: int = 0) -> Tensor | None:
+        if room is None:
+            return None
+        return room[i][: rows * w.shape[dim]].view(rows, w.shape[dim])
 
     pulls: list[Callable[[Tensor], Tensor]] = []
     h = x
     for i, phi in enumerate(layers[1::2]):
         w, bias = weights[i], layers[2 * i].bias
-        if room is None:
-            a = F.linear(h, w, bias)
-        elif bias is None:
-            a = torch.mm(h, w.t(), out=place(i, len(w)))
-        else:
-            a = torch.addmm(bias, h, w.t(), out=place(i, len(w)))
+        a = linear(h, w, bias, room=place(i, w))
         if type(phi) is nn.SiLU and _pays(a):
-            h, slope = _silu(a, place(-1, len(w)), place(-2, len(w)), in_place=room is not None)
+            h, slope = _silu(a, place(-1, w), place(-2, w), in_place=room is not None)
             pulls.append(partial(_scaled, slope=slope, in_place=room is not None))
             continue
         known = _SMOOTH[type(phi)]
-        between = None if room is None else a if known.from_output else place(-1, len(w))
+        between = None if room is None else a if known.from_output else place(-1, w)
         h = known.apply(phi, a, between)
         kept = h if known.from_output else a
         pulls.append(partial(known.pull, phi, saved=kept, in_place=room is not None))
@@ -296,7 +298,7 @@ def _walk(
     g = (-weights[-1]).expand(rows, -1)
     for i in range(len(pulls) - 1, -1, -1):
         w = weights[i] if i else last
-        g = torch.mm(pulls[i](g), w, out=place(-1, w.shape[1]))
+        g = matmul(pulls[i](g), w, room=place(-1, w, 1))
     return energy, g if last is weights[0] else g[:, : x.shape[1]].contiguous()
 
 

@@ -26,9 +26,9 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from energyscape.models.layered import Lifted, lifted, plain_layers
+from energyscape.products import crossed, linear, matmul
 
 __all__ = ["score_and_slices_by_layers"]
 
@@ -214,7 +214,7 @@ def _there(
     biases = parameters[count + 1 :]
     hidden, bends = [x], []
     for phi, w, bias in zip(activations, weights, biases, strict=False):
-        a = F.linear(hidden[-1], w, bias)
+        a = linear(hidden[-1], w, bias)
         bends.append(_KNOWN[type(phi)](phi, a, len(v) > 0))
         hidden.append(bends[-1].value)
     g = (-weights[-1]).expand(len(x), -1)
@@ -222,14 +222,14 @@ def _there(
     for w, bend in zip(weights[-2::-1], bends[::-1], strict=True):
         backs.append(g)
         falls.append(bend.first * g)
-        g = falls[-1] @ w
+        g = matmul(falls[-1], w)
     backs.reverse()
     falls.reverse()
     curves = [bend.second * back for bend, back in zip(bends, backs, strict=True)]
     tangents, along = [v], []
     slices = x.new_zeros(v.shape[:2])
     for k in range(count if len(v) else 0):
-        u = F.linear(tangents[-1], weights[k])
+        u = linear(tangents[-1], weights[k])
         along.append(u)
         slices += u.square().mul_(curves[k]).sum(2)
         if k + 1 < count:
@@ -255,8 +255,8 @@ def _back(
     g_bar = grad_score
     for k in range(count):
         bend, curve = kept.bends[k], kept.curves[k]
-        out.append(kept.falls[k].t() @ g_bar)
-        d_bar = F.linear(g_bar, weights[k])
+        out.append(crossed(kept.falls[k], g_bar))
+        d_bar = linear(g_bar, weights[k])
         a_bar, g_bar = curve * d_bar, d_bar.mul_(bend.first)
         if each is not None:
             weighed = kept.along[k].square().mul_(each).sum(0)
@@ -276,16 +276,16 @@ def _back(
             if t_bar is not None:
                 u_bar.addcmul_(bend.first, t_bar)
                 a_bar.addcmul_(bend.second, t_bar.mul_(u).sum(0))
-            out[k].addmm_(u_bar.flatten(0, 1).t(), kept.tangents[k].flatten(0, 1))
+            crossed(u_bar.flatten(0, 1), kept.tangents[k].flatten(0, 1), onto=out[k])
             if k or probes:
-                t_bar = u_bar @ weights[k]
+                t_bar = linear(u_bar, weights[k].t())
         if h_bar is not None:
             a_bar.addcmul_(bend.first, h_bar)
-        out[k].addmm_(a_bar.t(), kept.hidden[k])
+        crossed(a_bar, kept.hidden[k], onto=out[k])
         if biases[k]:
             bias_grads[k] = a_bar.sum(0)
         if k or rows:
-            h_bar = a_bar @ weights[k]
+            h_bar = matmul(a_bar, weights[k])
     return h_bar, t_bar, [*out, *bias_grads]
 
 

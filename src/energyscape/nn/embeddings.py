@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from energyscape.products import Linear, linear
+
 __all__ = [
     "Conditioning",
     "FourierEmbedding",
@@ -70,7 +72,7 @@ class Waves(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x of shape (batch, dim) and its waves, shape (batch, dim + count)."""
-        return torch.cat([x, torch.sin(F.linear(x, self.frequency, self.phase))], dim=1)
+        return torch.cat([x, torch.sin(linear(x, self.frequency, self.phase))], dim=1)
 
 
 class LabelEmbedding(nn.Module):
@@ -120,7 +122,7 @@ class Conditioning(nn.Module):
         super().__init__()
         self.dim = dim if noise or num_labels else 0
         self.embedding = FourierEmbedding(64) if noise else None
-        self.linear = nn.Linear(64, dim) if noise else None
+        self.linear = Linear(64, dim) if noise else None
         self.labels = LabelEmbedding(num_labels, dim) if num_labels else None
 
     def forward(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from energyscape.nn.embeddings import Conditioning
+from energyscape.products import Linear
 
 __all__ = ["PictureEnergyNet"]
 
@@ -88,8 +89,8 @@ class PictureEnergyNet(nn.Module):
                 break
             rows, columns, stride = -(-rows // 2), -(-columns // 2), 2
             size = min(2 * size, _LARGEST_WIDTH * width)
-        self.hidden = nn.Linear(last * rows * columns, _HIDDEN)
-        self.output = nn.Linear(_HIDDEN, 1)
+        self.hidden = Linear(last * rows * columns, _HIDDEN)
+        self.output = Linear(_HIDDEN, 1)
 
     def forward(
         self, x: Tensor, c_noise: Tensor | None = None, label: Tensor | None = None
@@ -119,7 +120,7 @@ class _Layer(nn.Module):
     def __init__(self, fan_in: int, fan_out: int, stride: int, condition: int) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(fan_in, fan_out, 3, stride=stride, padding=1)
-        self.modulation = nn.Linear(condition, 2 * fan_out) if condition else None
+        self.modulation = Linear(condition, 2 * fan_out) if condition else None
         if self.modulation is not None:
             nn.init.zeros_(self.modulation.weight)
             nn.init.zeros_(self.modulation.bias)

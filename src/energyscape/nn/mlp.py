@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from energyscape.nn.embeddings import Conditioning, FourierEmbedding, Waves, required_level
+from energyscape.products import Linear
 
 __all__ = ["MLP", "ResidualMLP"]
 
@@ -61,8 +62,8 @@ class MLP(nn.Module):
         sizes = [dim + (32 if noise else 0), *[width] * depth]
         layers: list[nn.Module] = []
         for fan_in, fan_out in itertools.pairwise(sizes):
-            layers += [nn.Linear(fan_in, fan_out), act]
-        layers.append(nn.Linear(sizes[-1], 1 if scalar else dim))
+            layers += [Linear(fan_in, fan_out), act]
+        layers.append(Linear(sizes[-1], 1 if scalar else dim))
         self.layers = nn.Sequential(*layers)
 
     def forward(
@@ -138,12 +139,12 @@ class ResidualMLP(nn.Module):
         dim = math.prod(self.event_shape)
         self.condition = Conditioning(min(width, 128), noise=noise, num_labels=num_labels)
         self.waves = Waves(dim, waves) if waves else None
-        self.input = nn.Linear(dim + waves, width)
+        self.input = Linear(dim + waves, width)
         self.blocks = nn.ModuleList(
             _ResidualBlock(width, self.condition.dim, dropout) for _ in range(blocks)
         )
         self.norm = nn.LayerNorm(width)
-        self.output = nn.Linear(width, 1 if scalar else outputs or dim)
+        self.output = Linear(width, 1 if scalar else outputs or dim)
         if not scalar:
             nn.init.zeros_(self.output.weight)
             nn.init.zeros_(self.output.bias)
@@ -167,9 +168,9 @@ class _ResidualBlock(nn.Module):
     def __init__(self, width: int, condition: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, elementwise_affine=not condition)
-        self.first = nn.Linear(width, width)
-        self.second = nn.Linear(width, width)
-        self.modulation = nn.Linear(condition, 2 * width) if condition else None
+        self.first = Linear(width, width)
+        self.second = Linear(width, width)
+        self.modulation = Linear(condition, 2 * width) if condition else None
         self.dropout = nn.Dropout(dropout) if dropout else None
         nn.init.zeros_(self.second.weight)
         nn.init.zeros_(self.second.bias)

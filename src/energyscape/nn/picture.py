@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from energyscape.nn.embeddings import Conditioning
+from energyscape.products import Linear
 
 __all__ = ["PictureNet"]
 
@@ -168,7 +169,7 @@ class _Block(nn.Module):
         self.skip = nn.Conv2d(fan_in, fan_out, 1) if fan_in != fan_out else None
         self.first = nn.Conv2d(fan_in, fan_out, 3, padding=1)
         self.second = nn.Conv2d(fan_out, fan_out, 3, padding=1)
-        self.modulation = nn.Linear(condition, 2 * fan_out) if condition else None
+        self.modulation = Linear(condition, 2 * fan_out) if condition else None
         self.dropout = nn.Dropout(dropout) if dropout else None
         nn.init.zeros_(cast(Tensor, self.second.bias))
         if self.modulation is not None:
