@@ -176,19 +176,23 @@ def measure(
         "train": len(train),
         "test": len(test),
         "columns": train.shape[1],
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
 
 
-def table(records: list[dict[str, Any]], protocol: str, what: str) -> tuple[list[str], dict]:
-    """Names of sets, and for each detector its mean over seeds on every set."""
-    mine = [r for r in records if r["protocol"] == protocol]
-    sets = sorted({r["set"] for r in mine}, key=lambda s: int(s.split("_")[0]))
-    found: dict[str, Any] = {}
-    for name in dict.fromkeys(r["detector"] for r in mine):
-        cells = [[r[what] for r in mine if r["set"] == s and r["detector"] == name] for s in sets]
-        if all(cells):
-            found[name] = np.array([np.mean(c) for c in cells])
-    return sets, found
+def cells(records: list[dict[str, Any]], protocol: str, name: str) -> dict[tuple[str, int], dict]:
+    """What a detector reached, by set and seed."""
+    return {
+        (r["set"], r["seed"]): r
+        for r in records
+        if r["protocol"] == protocol and r["detector"] == name
+    }
+
+
+def by_set(found: dict[tuple[str, int], dict], what: str) -> dict[str, float]:
+    """Means over seeds."""
+    sets = sorted({s for s, _ in found}, key=lambda s: int(s.split("_")[0]))
+    return {s: float(np.mean([r[what] for (t, _), r in found.items() if t == s])) for s in sets}
 
 
 def interval(values: Rows, rng: np.random.Generator) -> list[float]:
@@ -198,38 +202,47 @@ def interval(values: Rows, rng: np.random.Generator) -> list[float]:
 
 
 def summary(records: list[dict[str, Any]], protocol: str) -> dict[str, Any]:
-    """Means with intervals, and the paired difference of ours to each."""
+    """Means with intervals, and the difference of ours to each on the splits that both were run on."""
     rng = np.random.default_rng(0)
     out: dict[str, Any] = {}
-    for what in ("auroc", "ap"):
-        _, found = table(records, protocol, what)
-        for name, values in found.items():
-            entry = out.setdefault(name, {})
+    ours = cells(records, protocol, OURS)
+    for name in dict.fromkeys(r["detector"] for r in records if r["protocol"] == protocol):
+        mine = cells(records, protocol, name)
+        seconds = list(by_set(mine, "seconds").values())
+        entry = out[name] = {
+            "sets": len({s for s, _ in mine}),
+            "seeds": len({seed for _, seed in mine}),
+            "seconds_median": round(float(np.median(seconds)), 2),
+            "seconds_most": round(max(seconds), 2),
+        }
+        shared = mine.keys() & ours.keys()
+        for what in ("auroc", "ap"):
+            values = np.array(list(by_set(mine, what).values()))
             entry[what] = round(float(values.mean()), 2)
             entry[f"{what}_interval"] = interval(values, rng)
-            if name != OURS and OURS in found:
-                ahead = found[OURS] - values
-                entry[f"{what}_ours_ahead"] = round(float(ahead.mean()), 2)
-                entry[f"{what}_ours_ahead_interval"] = interval(ahead, rng)
-                # A tenth of a point is a tie.
-                entry[f"{what}_wins_losses"] = [int((ahead > 0.1).sum()), int((ahead < -0.1).sum())]
-    _, seconds = table(records, protocol, "seconds")
-    for name, values in seconds.items():
-        out[name]["seconds_median"] = round(float(np.median(values)), 2)
-        out[name]["seconds_most"] = round(float(values.max()), 2)
+            if name == OURS or not shared:
+                continue
+            there = by_set({k: mine[k] for k in shared}, what)
+            here = by_set({k: ours[k] for k in shared}, what)
+            ahead = np.array([here[s] - there[s] for s in there])
+            entry[f"{what}_ours_ahead"] = round(float(ahead.mean()), 2)
+            entry[f"{what}_ours_ahead_interval"] = interval(ahead, rng)
+            # A tenth of a point is a tie.
+            entry[f"{what}_wins_losses"] = [int((ahead > 0.1).sum()), int((ahead < -0.1).sum())]
     return out
 
 
 def show(records: list[dict[str, Any]], protocol: str) -> None:
     """The tables."""
     for what in ("auroc", "ap"):
-        sets, found = table(records, protocol, what)
-        if not found:
-            return
+        names = dict.fromkeys(r["detector"] for r in records if r["protocol"] == protocol)
+        found = {name: by_set(cells(records, protocol, name), what) for name in names}
+        sets = sorted({s for v in found.values() for s in v}, key=lambda s: int(s.split("_")[0]))
         print(f"\n{protocol}, {what}\n{'':20s}" + "".join(f"{name:>15s}" for name in found))
-        for i, s in enumerate(sets):
-            print(f"{s:20s}" + "".join(f"{v[i]:15.1f}" for v in found.values()))
-        print(f"{'mean':20s}" + "".join(f"{v.mean():15.1f}" for v in found.values()))
+        for s in sets:
+            print(f"{s:20s}" + "".join(f"{v.get(s, np.nan):15.1f}" for v in found.values()))
+        means = [np.mean(list(v.values())) for v in found.values()]
+        print(f"{'mean':20s}" + "".join(f"{m:15.1f}" for m in means))
     for name, entry in summary(records, protocol).items():
         print(name, entry)
 

@@ -9,6 +9,7 @@ import pytest
 
 import energyscape
 from energyscape.data import DataError, as_dataset
+from energyscape.detection import benjamini_hochberg
 from energyscape.families import (
     EDM,
     FAMILIES,
@@ -114,6 +115,21 @@ def test_p_values_and_predictions_agree(fitted):
     ranks = model.p_values(data) * (n + 1)
     assert np.allclose(ranks, ranks.round())
     assert ranks.min() >= 1
+    assert np.array_equal(model.predict_proba(data)[:, 0], model.p_values(data))
+    assert model.smallest_p_value == 1 / (n + 1)
+    assert model.threshold(model.false_alarm_rate) == -model.offset_
+    expected = benjamini_hochberg(model.p_values(data), 0.3)
+    assert np.array_equal(model.flag(data, fdr=0.3), expected)
+
+
+def test_drift_of_scores_is_told():
+    """Rows of the same law give no small p-value; rows moved by three deviations one below 1e-6."""
+    X = np.random.default_rng(0).normal(size=(900, 2))
+    model = EDM(**QUICK | {"calibration_fraction": 0.3}).fit(X[:600])
+    assert model.drift(X[600:]).p_value > 0.01
+    moved = model.drift(X[600:] + 3.0)
+    assert moved.p_value < 1e-6
+    assert moved.shift > 0.9
 
 
 def test_contributions_name_the_columns(fitted):

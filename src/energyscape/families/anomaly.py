@@ -38,6 +38,7 @@ from pydantic import Field
 from sklearn.base import OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
+from energyscape import detection
 from energyscape.data import DataError, Dataset, Schema
 from energyscape.detectors import EmpiricalDetector, Reasons, TableRows
 from energyscape.families import settings as s
@@ -88,8 +89,6 @@ class AnomalyDetector(OutlierMixin, Decides, DataIn):
         Each training row's score by a detector that did not know it. Of more than 100,000 rows, NaN
         for those that neither calibrate nor are compared with; `known_scores` gives theirs.
     calibrated_by_ : {"cross", "split"}
-    offset_ : float
-        `score_samples` at which `predict` turns.
     notes_ : list of str
     info_ : dict
         Seed, rows, seconds, where the data came from, versions.
@@ -107,6 +106,10 @@ class AnomalyDetector(OutlierMixin, Decides, DataIn):
     """
 
     # Set by fitting or loading.
+    calibration_scores_: NDArray[np.float64]
+    training_scores_: NDArray[np.float64]
+    calibrated_by_: str
+    notes_: list[str]
     detector_: EmpiricalDetector
     reference_: TableRows
     info_: dict[str, Any]
@@ -221,6 +224,41 @@ class AnomalyDetector(OutlierMixin, Decides, DataIn):
         """
         rows = self._rows(self._conform(X))
         return score_rows(self.detector_, rows)
+
+    def _calibration_scores(self) -> NDArray[np.float64]:
+        check_is_fitted(self)
+        return self.calibration_scores_
+
+    def _decide(self, rate: float) -> None:
+        """The threshold, and a word where the rate cannot be had."""
+        self.notes_ = []
+        threshold = self.threshold(rate)
+        if np.isinf(threshold):
+            threshold = float(self.calibration_scores_[-1])
+            self.notes_ = [
+                f"{len(self.calibration_scores_)} calibration rows cannot give a false-alarm rate of "
+                f"{rate:g}: the lowest is {self.smallest_p_value:.3g}, and predict uses it"
+            ]
+        self._offset = -threshold
+
+    @property
+    def offset_(self) -> float:
+        """`score_samples` at which `predict` turns."""
+        check_is_fitted(self)
+        return self._offset
+
+    def training_p_values(self, scores: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        """P-values of the training rows, each calibrated by the others, shape (n,).
+
+        Where all rows calibrate (``cross``) they are the ranks of `training_scores_`: look at the
+        smallest, but flag nothing by them, as some rank is always the first. ``scores`` stand in for
+        `training_scores_` where those have gaps; p-values have the same gaps.
+        """
+        scores = self.training_scores_ if scores is None else scores
+        p, there = np.full(len(scores), np.nan), ~np.isnan(scores)
+        p[there] = detection.conformal_p_values(self.calibration_scores_, scores[there])
+        n = len(self.calibration_scores_)
+        return (np.rint(p * (n + 1)) - 1) / n if self.calibrated_by_ == "cross" else p
 
     def known_scores(self, X: Any) -> NDArray[np.float64]:
         """`training_scores_` of the rows it was fitted on, all of them, shape (n,)."""

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils.validation import check_is_fitted
 
 from energyscape import detection
 
@@ -17,28 +16,18 @@ __all__ = ["Decides"]
 class Decides(abc.ABC):
     """What an estimator can decide that has ``anomaly_score`` and calibration scores."""
 
-    # Set by fitting or loading.
-    calibration_scores_: NDArray[np.float64]
-    training_scores_: NDArray[np.float64]
-    calibrated_by_: str
-    offset_: float
-    notes_: list[str]
-
     @abc.abstractmethod
     def anomaly_score(self, X: Any) -> NDArray[np.float64]:
         """How little each row belongs, shape (n,)."""
 
-    def _decide(self, rate: float) -> None:
-        """The threshold, and a word where the rate cannot be had."""
-        self.notes_ = []
-        threshold = detection.threshold(self.calibration_scores_, rate)
-        if np.isinf(threshold):
-            threshold = float(self.calibration_scores_[-1])
-            self.notes_ = [
-                f"{len(self.calibration_scores_)} calibration rows cannot give a false-alarm rate of "
-                f"{rate:g}: the lowest is {self.smallest_p_value:.3g}, and predict uses it"
-            ]
-        self.offset_ = -threshold
+    @abc.abstractmethod
+    def _calibration_scores(self) -> NDArray[np.float64]:
+        """Scores of rows that trained nothing, one at least."""
+
+    @property
+    @abc.abstractmethod
+    def offset_(self) -> float:
+        """Minus the anomaly score above which `predict` says -1."""
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
         """Positive for rows that belong, negative for anomalies, at the stated false-alarm rate."""
@@ -51,25 +40,17 @@ class Decides(abc.ABC):
     @property
     def smallest_p_value(self) -> float:
         """The smallest p-value that the calibration rows can give."""
-        return detection.smallest_p_value(len(self.calibration_scores_))
+        return detection.smallest_p_value(len(self._calibration_scores()))
 
     def p_values(self, X: Any) -> NDArray[np.float64]:
-        """Conformal p-values: the chance that an ordinary row scores at least as high."""
-        scores = self.anomaly_score(X)
-        return detection.conformal_p_values(self.calibration_scores_, scores)
+        """Conformal p-values: the chance that an ordinary row scores at least as high.
 
-    def training_p_values(self, scores: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-        """P-values of the training rows, each calibrated by the others, shape (n,).
-
-        Where all rows calibrate (``cross``) they are the ranks of `training_scores_`: look at the
-        smallest, but flag nothing by them, as some rank is always the first. ``scores`` stand in for
-        `training_scores_` where those have gaps; p-values have the same gaps.
+        Raises
+        ------
+        ValueError
+            If no rows were set aside for calibration.
         """
-        scores = self.training_scores_ if scores is None else scores
-        p, there = np.full(len(scores), np.nan), ~np.isnan(scores)
-        p[there] = detection.conformal_p_values(self.calibration_scores_, scores[there])
-        n = len(self.calibration_scores_)
-        return (np.rint(p * (n + 1)) - 1) / n if self.calibrated_by_ == "cross" else p
+        return detection.conformal_p_values(self._calibration_scores(), self.anomaly_score(X))
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """The p-value, and one minus it, shape (n, 2).
@@ -92,5 +73,4 @@ class Decides(abc.ABC):
 
     def threshold(self, false_alarm_rate: float) -> float:
         """The anomaly score that ordinary rows exceed at most so often; infinite if there is none."""
-        check_is_fitted(self)
-        return detection.threshold(self.calibration_scores_, false_alarm_rate)
+        return detection.threshold(self._calibration_scores(), false_alarm_rate)

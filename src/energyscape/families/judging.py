@@ -17,6 +17,7 @@ from torch import Tensor
 from energyscape import detection
 from energyscape.data import TableCodec
 from energyscape.families.bar import ProgressCallback, as_steps
+from energyscape.families.deciding import Decides
 from energyscape.families.fitted import Fitted
 
 __all__ = ["Judging", "NoLogDensityError", "Values"]
@@ -41,7 +42,7 @@ class Values(NamedTuple):
     stderr: NDArray[np.float64]
 
 
-class Judging(Fitted, abc.ABC):
+class Judging(Fitted, Decides, abc.ABC):
     """The faces that judge; a family says how encoded rows are scored."""
 
     # -- what a family adds --------------------------------------------------------------------
@@ -141,16 +142,6 @@ class Judging(Fitted, abc.ABC):
         shares = np.abs(sums)
         return names, shares / np.maximum(shares.sum(1, keepdims=True), 1e-300)
 
-    def p_values(self, X: Any) -> NDArray[np.float64]:
-        """Conformal p-values: the chance that a normal row scores at least as high.
-
-        Raises
-        ------
-        ValueError
-            If no rows were set aside for calibration.
-        """
-        return detection.conformal_p_values(self._calibration_scores(), self.anomaly_score(X))
-
     def _calibration_scores(self) -> NDArray[np.float64]:
         check_is_fitted(self)
         scores = self.calibration_["anomaly_scores"]
@@ -168,11 +159,24 @@ class Judging(Fitted, abc.ABC):
     def _false_alarm_rate(self) -> float:
         return float(self.get_params()["false_alarm_rate"])
 
-    def decision_function(self, X: Any) -> NDArray[np.float64]:
-        """Positive for rows that belong, negative for anomalies, at the stated false-alarm rate."""
-        scores = self.anomaly_score(X)
-        return -scores - self.offset_
+    def drift(self, X: Any) -> detection.Drift:
+        """Whether these rows as a whole come from another law than those learned from.
 
-    def predict(self, X: Any) -> NDArray[np.int64]:
-        """1 for rows that belong, -1 for anomalies."""
-        return np.where(self.decision_function(X) >= 0, 1, -1)
+        Their anomaly scores are compared with those of the calibration rows by a two-sample test. Which
+        columns moved is told by `AnomalyDetector.drift`, which keeps rows.
+
+        Raises
+        ------
+        ValueError
+            If no rows were set aside for calibration.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from energyscape import EDM
+        >>> X = np.random.default_rng(0).normal(size=(400, 2))
+        >>> model = EDM(max_steps=20, random_state=0).fit(X[:300])
+        >>> model.drift(X[300:] + [0.0, 3.0]).p_value < 0.01
+        True
+        """
+        return detection.drift_test(self._calibration_scores(), self.anomaly_score(X))
