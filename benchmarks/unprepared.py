@@ -196,11 +196,7 @@ def alike(file: Path, drawn: Path) -> dict[str, Any]:
     first, second = load(file), load(drawn)
     assert first.schema is not None
     assert second.schema is not None
-    kinds = {
-        c.name: c.kind
-        for c in first.schema.columns
-        if c.kind in ("numeric", "category", "boolean", "datetime")
-    }
+    kinds = {c.name: c.kind for c in first.schema.columns if c.modelled}
     found = {c.name: c.kind for c in second.schema.columns}
     other = {n: [k, found.get(n)] for n, k in kinds.items() if found.get(n) != k}
     return {"modelled": len(kinds), "read otherwise": dict(list(other.items())[:10])}

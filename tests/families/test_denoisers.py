@@ -319,10 +319,12 @@ def test_pictures_of_former_runs_find_their_network_again(tmp_path):
     settings = {"max_steps": 1, "calibration_fraction": 0.0, "random_state": 0}
     model = EDM(**settings).fit(pictures)
     assert model.facts_["picture_network"] == 2
-    assert model._habits() == {"batch_size": 64, "warmup": 0.1}
+    assert model.facts_["grey"]
+    assert model._habits() == {"batch_size": 80, "warmup": 0.1}
     assert EDM(batch_size=8, **settings).fit(pictures)._habits()["batch_size"] == 8
     assert EDM(**QUICK | {"batch_size": None}).fit(X)._habits() == {"batch_size": 128}
-    del model.facts_["picture_network"]
+    del model.facts_["picture_network"], model.facts_["grey"]
+    assert model._habits() == {"batch_size": 64, "warmup": 0.1}
     model.model_ = model._build(model.facts_)
     assert sum(p.numel() for p in model.model_.parameters()) == 482_436
     model.save(tmp_path / "run")

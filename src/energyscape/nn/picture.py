@@ -112,7 +112,7 @@ class PictureNet(nn.Module):
         if tuple(x.shape[1:]) != self.event_shape:
             raise ValueError(f"expected pictures {self.event_shape}, got {tuple(x.shape[1:])}")
         condition = self.condition(x.shape[0], c_noise, label)
-        h = self.input(self._to_patches(x)) + self.position
+        h = self.input(to_patches(x, self.patch)) + self.position
         skips = []
         for i, stage in enumerate(self.down):
             if i:
@@ -129,20 +129,26 @@ class PictureNet(nn.Module):
             for block in cast(nn.ModuleList, stage):
                 h = block(h, condition)
         out = self.output(F.silu(_normalise(h)))
-        return cast(Tensor, out.flatten(1).sum(1) if self.scalar else self._to_pixels(out))
+        if self.scalar:
+            return cast(Tensor, out.flatten(1).sum(1))
+        return to_pixels(out, self.patch, self.event_shape)
 
-    def _to_patches(self, x: Tensor) -> Tensor:
-        if self.patch > 1:
-            bottom, right = -x.shape[2] % self.patch, -x.shape[3] % self.patch
-            if bottom or right:
-                x = F.pad(x, (0, right, 0, bottom))
-            x = F.pixel_unshuffle(x, self.patch)
-        return x.contiguous(memory_format=torch.channels_last)
 
-    def _to_pixels(self, out: Tensor) -> Tensor:
-        if self.patch > 1:
-            out = F.pixel_shuffle(out, self.patch)
-        return out[:, :, : self.event_shape[1], : self.event_shape[2]].contiguous()
+def to_patches(x: Tensor, patch: int) -> Tensor:
+    """Pictures with the pixels of a patch as channels, sides rounded up, channels last."""
+    if patch > 1:
+        bottom, right = -x.shape[2] % patch, -x.shape[3] % patch
+        if bottom or right:
+            x = F.pad(x, (0, right, 0, bottom))
+        x = F.pixel_unshuffle(x, patch)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def to_pixels(out: Tensor, patch: int, shape: Sequence[int]) -> Tensor:
+    """What `to_patches` did, undone; cut to the shape of a picture."""
+    if patch > 1:
+        out = F.pixel_shuffle(out, patch)
+    return out[:, :, : shape[1], : shape[2]].contiguous()
 
 
 def _levels(side: int) -> int:

@@ -46,6 +46,7 @@ __all__ = [
     "DenoisingScoreMatching",
     "LevelLaw",
     "Weight",
+    "WithLowLevels",
     "edm_weight",
     "level_losses",
     "min_snr_weight",
@@ -67,6 +68,52 @@ class LevelLaw(Protocol):
     def sample(self, n: int, rng: torch.Generator | None, device: str | None = None) -> Tensor:
         """`n` levels in data units, shape (n,)."""
         ...
+
+
+@dataclass(frozen=True)
+class WithLowLevels:
+    """Levels of a law, a share of them even in log sigma over a range below it instead.
+
+    Parameters
+    ----------
+    law : LevelLaw
+    low, high : float
+        The range, in data units.
+    share : float
+        Of the rows of a batch.
+
+    Raises
+    ------
+    ValueError
+        For a range that does not rise, or a share outside (0, 1).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from energyscape.schedules import EDM
+    >>> law = WithLowLevels(EDM(), 0.002, 0.05, 0.5)
+    >>> bool((law.sample(1000, torch.Generator().manual_seed(0)) < 0.05).double().mean() >= 0.5)
+    True
+    """
+
+    law: LevelLaw
+    low: float
+    high: float
+    share: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.low < self.high and 0 < self.share < 1):
+            raise ValueError(
+                f"low levels need 0 < low < high and a share in (0, 1), got {self.low}, {self.high} "
+                f"and {self.share}"
+            )
+
+    def sample(self, n: int, rng: torch.Generator | None, device: str | None = None) -> Tensor:
+        """`n` levels, the low ones first, float64, shape (n,)."""
+        count = round(self.share * n)
+        u = torch.rand(count, generator=rng, dtype=torch.float64, device=device)
+        low = self.low * (self.high / self.low) ** u
+        return torch.cat([low, self.law.sample(n - count, rng, device)]) if count < n else low
 
 
 def simple_weight(sigma: Tensor) -> Tensor:
