@@ -53,10 +53,10 @@ def fitted(data: PictureSet, run: Path, args: argparse.Namespace) -> EDM:
         return cast(EDM, energyscape.load(run))
     pictures = Dataset("pictures", data.name, pictures=data.train[..., None])
     length = {"time_limit": args.seconds} if args.steps is None else {"max_steps": args.steps}
-    small = {"width": 128, "blocks": 3} if data.name == "digits" else {}
+    small = {"width": 128, "blocks": 3, "batch_size": 64} if data.name == "digits" else {}
     held_out = 0.1 if data.name == "digits" else 0.02
     model = EDM(
-        batch_size=64, validation_fraction=held_out, calibration_fraction=held_out, random_state=0,
+        validation_fraction=held_out, calibration_fraction=held_out, random_state=0,
         **length, **small,
     )  # fmt: skip
     began = time.process_time()

@@ -50,9 +50,9 @@ _LOG_MEAN, _LOW_LOG_MEAN = -1.2, -2.0
 #: So many. Held-out log-density of the lower mean less that of the other: pendigits (5,400 rows) 1.05,
 #: annthyroid (5,700) 0.17, wine (1,140) 0.20, penguins (258) -2.6.
 _MANY_ROWS = 1000
-#: Grey levels narrower than this, on [-1, 1], have a network of their own for noise of less than so many
-#: of them (at six its error was a fifth above that of the large network); it takes a fifth of the rows of
-#: a step, of so many where nothing is said.
+#: Grey levels narrower than this, on [-1, 1], have a network of their own for noise of less than so
+#: many of them (at six its error was a fifth above that of the large network); it takes a fifth of the
+#: rows of a step, of so many where nothing is said.
 _NARROW, _GREYS, _GREY_SHARE, _GREY_ROWS = 0.02, 4.0, 0.2, 80
 #: Rows that it takes, times 2 to the power of the dimension.
 _FEW_ROWS = 80
