@@ -334,7 +334,8 @@ class Reasons:
     def _cell(self, j: int, near: NDArray[np.int64], far: float) -> Expected:
         numbers = self.rows.numbers.shape[1]
         if j < numbers:
-            low, middle, high, spread = self._spread(j, near, far)
+            found = self._spreads(j, near[None], np.array([far]))
+            low, middle, high, spread = (float(v[0]) for v in found)
             wider = self.widening[j] * spread
             return Expected(middle, min(low - wider, middle), max(high + wider, middle), ())
         codes, shares = self._shares(j - numbers, near)
@@ -342,19 +343,25 @@ class Reasons:
         held[0] = True
         return Expected(np.nan, np.nan, np.nan, tuple(int(c) for c in codes[held]))
 
-    def _spread(
-        self, j: int, near: NDArray[np.int64], far: float
-    ) -> tuple[float, float, float, float]:
-        """Quantiles and median of the neighbours, and the unit in which an interval is widened."""
+    def _spreads(
+        self, j: int, near: NDArray[np.int64], far: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], ...]:
+        """Quantiles and median of each row's neighbours, and the unit in which an interval is widened.
+
+        Of neighbours (m, k) four arrays of shape (m,), NaN where most of them are blank.
+        """
         values = self.rows.numbers[near, j]
-        present = values[~np.isnan(values)]
-        if 2 * len(present) <= len(values):  # mostly blank
-            return np.nan, np.nan, np.nan, np.nan
+        blank = np.isnan(values)
+        mostly = 2 * blank.sum(axis=1) >= values.shape[1]
         tail = (1 - self.coverage) / 2
-        low, middle, high = np.quantile(present, [tail, 0.5, 1 - tail])
+        quantile = np.nanquantile if (blank & ~mostly[:, None]).any() else np.quantile
+        values[mostly] = 0.0
+        low, middle, high = quantile(values, [tail, 0.5, 1 - tail], axis=1)
         # Farther neighbours know less of the row.
         unit = 0.1 * float(self.views[0].std[j]) * (1 + far)
-        return float(low), float(middle), float(high), float(high - low) + unit
+        found = np.stack([low, middle, high, high - low + unit])
+        found[:, mostly] = np.nan
+        return tuple(found)
 
     def _shares(
         self, j: int, near: NDArray[np.int64]
@@ -375,9 +382,8 @@ class Reasons:
         for total, column in self._both_views(rows, none, own):
             for j in range(self.num_columns):
                 near, far = self._closest(total - column(j))
-                for i in range(len(near)):
-                    miss = self._missed(j, rows.take(np.array([start + i])), near[i], far[i])
-                    missed[j] += [] if miss is None else [miss]
+                part = np.arange(start, start + len(near))
+                missed[j] += self._missed(j, rows.take(part), near, far).tolist()
             start += len(total)
         out = np.zeros(self.num_columns)
         for j, values in enumerate(missed):
@@ -385,18 +391,26 @@ class Reasons:
             out[j] = np.sort(values)[min(rank, len(values)) - 1] if values else 0.0
         return out
 
-    def _missed(self, j: int, row: TableRows, near: NDArray[np.int64], far: float) -> float | None:
-        """How much wider the interval (or set) of a cell must be to hold it."""
+    def _missed(
+        self, j: int, rows: TableRows, near: NDArray[np.int64], far: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """How much wider the intervals (or sets) of a column's cells must be to hold them.
+
+        Not told of blanks: whether a cell is one is told by the middle, not by the interval.
+        """
         numbers = self.rows.numbers.shape[1]
         if j < numbers:
-            low, _, high, spread = self._spread(j, near, far)
-            value = float(row.numbers[0, j])
-            if np.isnan(value) or np.isnan(low):
-                return None  # whether a cell is blank is told by the middle, not by the interval
-            return max(low - value, value - high) / max(spread, 1e-300)
-        codes, shares = self._shares(j - numbers, near)
-        where = np.flatnonzero(codes == row.codes[0, j - numbers])
-        return float(np.cumsum(shares)[where[0]]) if where.size else 1.0
+            low, _, high, spread = self._spreads(j, near, far)
+            value = rows.numbers[:, j]
+            misses = np.maximum(low - value, value - high) / np.maximum(spread, 1e-300)
+            return misses[~np.isnan(misses)]
+        out = np.ones(len(rows))
+        for i, code in enumerate(rows.codes[:, j - numbers]):
+            codes, shares = self._shares(j - numbers, near[i])
+            where = np.flatnonzero(codes == code)
+            if where.size:
+                out[i] = np.cumsum(shares)[where[0]]
+        return out
 
 
 def find_rows(rows: TableRows, among: TableRows) -> NDArray[np.int64]:
