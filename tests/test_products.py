@@ -91,6 +91,29 @@ def test_matrices_turned_either_way(taken: list[tuple[int, ...]]) -> None:
 
 
 @needs_onednn
+@pytest.mark.parametrize(
+    "laid",
+    [
+        lambda x: x,
+        lambda x: x.t().contiguous().t(),
+        lambda x: x.repeat_interleave(2, -1)[..., ::2],
+        lambda x: x.repeat_interleave(2, 0)[::2],
+        lambda x: F.pad(x, (3, 1))[..., 3:-1],
+        lambda x: x[:1].expand(x.shape),
+        lambda x: x[..., :1].expand(x.shape),
+    ],
+)
+def test_operands_may_lie_in_memory_as_they_like(
+    taken: list[tuple[int, ...]], laid: Callable[[Tensor], Tensor]
+) -> None:
+    x, weight, bias = parts()
+    for a, w, b in ((laid(x), weight, bias), (x, laid(weight), bias), (x, weight, laid(bias))):
+        assert near(linear(a, w, b), F.linear(a, w, b))
+    assert near(matmul(laid(x), weight.t()), laid(x) @ weight.t())
+    assert len(taken) == 4
+
+
+@needs_onednn
 def test_what_is_given_no_gradient_takes_none(taken: list[tuple[int, ...]]) -> None:
     x, weight, bias = parts()
     with torch.no_grad():
