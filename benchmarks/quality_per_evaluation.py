@@ -213,11 +213,12 @@ def main() -> None:
     judge = Judge(data)
     reference = judge.reference(args.samples)
     kept = json.loads(args.out.read_text()) if args.out.is_file() else {}
+    rows = model.get_params()["batch_size"] or model._habits()["batch_size"]
     training = {k: model.info_[k] for k in ("steps", "seconds", "parameters", "precision", "seed")}
     record: dict[str, Any] = {
         "data": data.name,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "training": training | {"cpu_seconds": _spent(args.run), "batch_size": 64},
+        "training": training | {"cpu_seconds": _spent(args.run), "batch_size": rows},
         "machine": {"processor": platform.processor(), "threads": torch.get_num_threads()},
         "load_average": os.getloadavg()[0],
         "versions": {n: metadata.version(n) for n in ("energyscape", "torch", "numpy")}

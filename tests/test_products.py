@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -168,14 +169,27 @@ def test_transforms_and_forward_mode_see_torchs_operator(taken: list[tuple[int, 
 @needs_onednn
 def test_a_compiled_graph_takes_it_where_nothing_is_learned(taken: list[tuple[int, ...]]) -> None:
     x, weight, bias = parts()
+    held: list[Any] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        held.extend(node.target for node in graph.graph.nodes)
+        return graph.forward
+
     torch._dynamo.reset()
-    run = torch.compile(linear, backend="aot_eager", fullgraph=True, dynamic=False)
+    run = torch.compile(linear, backend=backend, fullgraph=True, dynamic=False)
     with torch.no_grad():
         assert near(run(x, weight, bias), F.linear(x, weight, bias))
+    own = torch.ops.energyscape.linear
+    assert held.count(own) + held.count(own.default) == 1
     weight.requires_grad_()
     run(x, weight, bias).sum().backward()
     assert weight.grad is not None
     assert near(weight.grad, torch.ones(160, 1) @ x.sum(0, keepdim=True))
+    assert held.count(own) + held.count(own.default) == 1
+    layer = Linear(128, 160)
+    many = torch.compile(torch.func.vmap(layer), backend="eager")
+    with torch.no_grad():
+        assert near(many(torch.stack([x, 2 * x]))[1], F.linear(2 * x, layer.weight, layer.bias))
 
 
 @needs_onednn

@@ -213,4 +213,6 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x W' + b`` of shape (..., out)."""
+        if torch.compiler.is_compiling():  # somebody else's graph, of which nothing is known here
+            return F.linear(x, self.weight, self.bias)
         return linear(x, self.weight, self.bias)
