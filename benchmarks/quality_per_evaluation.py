@@ -56,7 +56,8 @@ def fitted(data: PictureSet, run: Path, args: argparse.Namespace) -> EDM:
     small = {"width": 128, "blocks": 3, "batch_size": 64} if data.name == "digits" else {}
     held_out = 0.1 if data.name == "digits" else 0.02
     model = EDM(
-        validation_fraction=held_out, calibration_fraction=held_out, random_state=0,
+        grey_network=args.grey, validation_fraction=held_out, calibration_fraction=held_out,
+        random_state=0,
         **length, **small,
     )  # fmt: skip
     began = time.process_time()
@@ -195,6 +196,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of training, instead of a time")
     parser.add_argument("--seconds", type=float, default=2400.0, help="of training")
     parser.add_argument("--run", type=Path, help="default: in the cache")
+    parser.add_argument("--grey", action="store_true", help="a network for few grey levels")
     parser.add_argument("--only-train", action="store_true")
     parser.add_argument("--samples", type=int, default=300)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])

@@ -319,12 +319,10 @@ def test_pictures_of_former_runs_find_their_network_again(tmp_path):
     settings = {"max_steps": 1, "calibration_fraction": 0.0, "random_state": 0}
     model = EDM(**settings).fit(pictures)
     assert model.facts_["picture_network"] == 2
-    assert model.facts_["grey"]
-    assert model._habits() == {"batch_size": 80, "warmup": 0.1}
+    assert model._habits() == {"batch_size": 64, "warmup": 0.1}
     assert EDM(batch_size=8, **settings).fit(pictures)._habits()["batch_size"] == 8
     assert EDM(**QUICK | {"batch_size": None}).fit(X)._habits() == {"batch_size": 128}
-    del model.facts_["picture_network"], model.facts_["grey"]
-    assert model._habits() == {"batch_size": 64, "warmup": 0.1}
+    del model.facts_["picture_network"]
     model.model_ = model._build(model.facts_)
     assert sum(p.numel() for p in model.model_.parameters()) == 482_436
     model.save(tmp_path / "run")
@@ -336,6 +334,23 @@ def test_pictures_of_former_runs_find_their_network_again(tmp_path):
     assert narrow.fit(pictures).info_["parameters"] < 2_500_000
     small = DDPM(variance="learned", loss="hybrid", **settings).fit(pictures[:, :8, :8])
     assert max(p.shape[0] for p in small.model_.range_network.parameters()) >= 64
+
+
+def test_grey_levels_may_have_a_network_of_their_own(tmp_path):
+    """It learns with batches of a single row, is found again, and is refused where it has no place."""
+    pictures = np.random.default_rng(0).integers(0, 256, (30, 12, 11, 3), dtype=np.uint8)
+    how = {"grey_network": True, "calibration_fraction": 0.0, "random_state": 0}
+    model = EDM(max_steps=30, batch_size=1, **how).fit(pictures)
+    assert bool((model.model_.network.low.output.weight != 0).any())
+    assert EDM(max_steps=1, **how).fit(pictures)._habits()["batch_size"] == 80
+    model.save(tmp_path / "run")
+    again = energyscape.load(tmp_path / "run")
+    assert np.array_equal(
+        again.log_density(pictures[:2]).value, model.log_density(pictures[:2]).value
+    )
+    for other in (X, pictures // 32, pictures[:, :5, :5]):
+        with pytest.raises(ValueError, match="256 grey levels"):
+            EDM(max_steps=1, **how).fit(other)
 
 
 @pytest.mark.parametrize(("cls", "name"), [(NCSN, "sigma_max"), (ScoreModel, "noise_level")])

@@ -13,7 +13,7 @@ pictures. In up to four dimensions a perceptron of the bare coordinates learns s
 where there are rows enough to know it, the network also sees waves through them. Fewer rows are
 learned by heart that way: 230 penguins in four columns lost half a nat of held-out log-density, 360
 places in two gained 0.15. Pictures of many grey levels have most of their bits within a few of them:
-noise of that size has a small network of its own and a fifth of the rows of a step (`nn.grey`).
+on request noise of that size has a network of its own and a fifth of the rows of a step (`nn.grey`).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _LOG_MEAN, _LOW_LOG_MEAN = -1.2, -2.0
 #: So many. Held-out log-density of the lower mean less that of the other: pendigits (5,400 rows) 1.05,
 #: annthyroid (5,700) 0.17, wine (1,140) 0.20, penguins (258) -2.6.
 _MANY_ROWS = 1000
-#: Grey levels narrower than this, on [-1, 1], have a network of their own for noise of less than so
+#: Grey levels narrower than this, on [-1, 1], may have a network of their own for noise of less than so
 #: many of them (at six its error was a fifth above that of the large network); it takes a fifth of the
 #: rows of a step, of so many where nothing is said.
 _NARROW, _GREYS, _GREY_SHARE, _GREY_ROWS = 0.02, 4.0, 0.2, 80
@@ -90,6 +90,13 @@ class EDM(DenoiserEstimator):
         label: s.Label = None,
         clip: s.Clip = "auto",
         network: s.Network = "auto",
+        grey_network: Annotated[
+            bool,
+            Field(
+                description="pictures: a network of its own for noise of a few grey levels; "
+                "log-densities of plain drawings gain, short training of photographs loses"
+            ),
+        ] = False,
         width: s.Width = None,
         blocks: s.Blocks = None,
         dropout: s.Dropout = 0.0,
@@ -114,8 +121,16 @@ class EDM(DenoiserEstimator):
         if isinstance(self.codec_, TableCodec):
             rows = x.numpy()
             facts["columns"] = [atoms.facts(start, rows) for start, atoms in self.codec_.atoms()]
-        if isinstance(self.codec_, PictureCodec) and is_picture(self.get_params(), x.shape[1:]):
-            facts["grey"] = self.codec_.cell < _NARROW
+        if self.get_params()["grey_network"]:
+            pictures = is_picture(self.get_params(), x.shape[1:])
+            if (
+                not (pictures and isinstance(self.codec_, PictureCodec))
+                or self.codec_.cell > _NARROW
+            ):
+                raise ValueError(
+                    "grey_network=True is for pictures of 256 grey levels and the network of pictures"
+                )
+            facts["grey"] = True
         return facts
 
     def _habits(self) -> Mapping[str, Any]:

@@ -102,11 +102,13 @@ class ByLevel(nn.Module):
         c_noise = required_level(c_noise)
         below = c_noise < self.border
         few = int(below.sum())
-        # In training both always have gradients, if of no rows: processes add them up as one.
-        if few == 0 and not self.training:
-            return cast(Tensor, self.high(x, c_noise, label))
-        if few == len(x) and not self.training:
-            return cast(Tensor, self.low(x, c_noise, label))
+        if few in (0, len(x)):
+            asked, idle = (self.low, self.high) if few else (self.high, self.low)
+            out = cast(Tensor, asked(x, c_noise, label))
+            if self.training:  # both always have a gradient, if of 0: processes add them up as one
+                beside = idle(x[:1], c_noise[:1], None if label is None else label[:1])
+                out = out + 0 * beside.sum()
+            return out
         labels = [None if label is None else label[rows] for rows in (below, ~below)]
         low = self.low(x[below], c_noise[below], labels[0])
         high = self.high(x[~below], c_noise[~below], labels[1])
