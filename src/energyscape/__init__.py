@@ -15,7 +15,16 @@ _HOME = {
     for room, names in {
         "artifact": ("load_weights", "save_model"),
         "densities": ("GaussianMixture",),
-        "families": ("AnomalyDetector", "DDPM", "EBM", "EDM", "NCSN", "ScoreModel", "load"),
+        "families": (
+            "AnomalyDetector",
+            "DDPM",
+            "EBM",
+            "EDM",
+            "ModelDetector",
+            "NCSN",
+            "ScoreModel",
+            "load",
+        ),
         "models": ("Denoiser", "Energy"),
         "training": ("TrainConfig", "train"),
     }.items()

@@ -9,9 +9,10 @@ import polars as pl
 import pytest
 from conftest import write_people
 
+import energyscape
 from energyscape.cli import main
 from energyscape.data import streaming
-from energyscape.families import AnomalyDetector
+from energyscape.families import AnomalyDetector, ModelDetector
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +118,34 @@ def test_a_family_scores_in_pieces(cli, people_run, new, tmp_path, pieces, monke
     assert one.columns == two.columns
     assert one.drop("anomaly_score", "top_columns").equals(two.drop("anomaly_score", "top_columns"))
     assert abs(one["anomaly_score"] - two["anomaly_score"]).max() < 1e-6
+
+
+@pytest.mark.filterwarnings("ignore:.*calibration rows cannot give")
+def test_other_evidence_is_the_same_in_pieces(
+    cli, refused, people_run, new, tmp_path, pieces, monkeypatch
+):
+    by = ("--by", "denoising_error, score_norm")
+    words = ("score", people_run, new, "--no-density", *by, "--out")
+    assert cli(*words, tmp_path / "parts.csv").code == 0
+    monkeypatch.setattr(streaming, "LARGE", 10**9)
+    assert cli(*words, tmp_path / "whole.csv").code == 0
+    one, two = (pl.read_csv(tmp_path / f"{name}.csv") for name in ("parts", "whole"))
+    assert one.columns == two.columns == ["row", "anomaly_score", "p_value", "flagged"]
+    assert one.drop("anomaly_score").equals(two.drop("anomaly_score"))
+    assert abs(one["anomaly_score"] - two["anomaly_score"]).max() < 1e-6
+    model = energyscape.load(people_run)
+    wanted = ModelDetector.of(model, by=["denoising_error", "score_norm"])
+    assert abs(two["anomaly_score"] - wanted.anomaly_score(pl.read_csv(new))).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("by", "said"),
+    [("energy", "no energy"), ("magic", "one or several of own"), ("", "one or several of own")],
+)
+def test_evidence_that_there_is_not_is_named(refused, people_run, new, tmp_path, by, said):
+    assert said in refused("score", people_run, new, "--by", by, "--out", tmp_path / "s.csv")
+
+
+def test_a_detector_has_its_own_evidence(refused, run, new, tmp_path):
+    said = refused("score", run, new, "--by", "log_density", "--out", tmp_path / "s.csv")
+    assert "no evidence but its own" in said

@@ -122,14 +122,31 @@ def test_p_values_and_predictions_agree(fitted):
     assert np.array_equal(model.flag(data, fdr=0.3), expected)
 
 
-def test_drift_of_scores_is_told():
-    """Rows of the same law give no small p-value; rows moved by three deviations one below 1e-6."""
+def test_drift_of_scores_and_columns_is_told():
+    """Rows of the same law give no small p-value; a column moved by three deviations one below 1e-6."""
     X = np.random.default_rng(0).normal(size=(900, 2))
     model = EDM(**QUICK | {"calibration_fraction": 0.3}).fit(X[:600])
-    assert model.drift(X[600:]).p_value > 0.01
-    moved = model.drift(X[600:] + 3.0)
-    assert moved.p_value < 1e-6
-    assert moved.shift > 0.9
+    still = model.drift(X[600:])
+    assert still.scores.p_value > 0.01
+    assert still.moved() == []
+    moved = model.drift(X[600:] + np.array([0.0, 3.0]))
+    assert moved.scores.p_value < 1e-6
+    assert moved.scores.shift > 0.9
+    assert [column.column for column in moved.moved()] == ["x1"]
+    scores = model.anomaly_score(X[600:])
+    assert model.drift(X[600:], scores=scores) == still
+
+
+def test_drift_of_named_columns_and_of_pictures():
+    """Names that become one are told; ordinary rows and pictures without columns tell none."""
+    table = mixed(900)
+    model = EDM(**QUICK | {"calibration_fraction": 0.3}).fit(table[:600])
+    moved = model.drift(table[600:].with_columns(colour=pl.lit("red")))
+    assert [column.column for column in moved.moved()] == ["colour"]
+    assert model.drift(table[600:]).moved() == []
+    pictures = np.random.default_rng(0).integers(0, 255, (60, 8, 8), dtype=np.uint8)
+    model = EDM(**QUICK | {"calibration_fraction": 0.5}).fit(pictures)
+    assert model.drift(pictures).columns == ()
 
 
 def test_contributions_name_the_columns(fitted):

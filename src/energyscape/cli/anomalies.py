@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from energyscape.detection import Drift
     from energyscape.families import AnomalyDetector, DriftFound
 
-__all__ = ["Batch", "by_detector", "decisions", "judged", "say_drift"]
+__all__ = ["Batch", "Judge", "by_detector", "decisions", "judged", "say_drift"]
 
 #: Rows in whose scores a shift is told of: with fewer than one in a thousand by chance.
 _DRIFT = 1e-3
@@ -47,7 +47,32 @@ def decisions(
     return {"p_value": p_values, "flagged": flagged}
 
 
-def say_drift(found: Drift, quiet: bool) -> None:
+class Judge(NamedTuple):
+    """What a family goes by.
+
+    `scores` of rows, and those of its calibration rows; what drove each row, and how a batch has moved,
+    from its rows and scores, where that is known.
+    """
+
+    scores: Callable[[Any], np.ndarray]
+    calibration: np.ndarray
+    drivers: Callable[[Any], list[str]] | None = None
+    drift: Callable[[Any, np.ndarray], DriftFound] | None = None
+
+
+def say_drift(judge: Judge, rows: Callable[[], Dataset], scores: np.ndarray, quiet: bool) -> None:
+    """Whether a batch differs from the calibration rows, and in which columns; nothing without them."""
+    from energyscape.detection import drift_test
+
+    if not len(judge.calibration):
+        return
+    if judge.drift is None:
+        _say_shift(drift_test(judge.calibration, scores), quiet)
+    else:
+        _say_moved(judge.drift(rows(), scores), quiet)
+
+
+def _say_shift(found: Drift, quiet: bool) -> None:
     """A note where a batch scores differently from the calibration rows."""
     if found.p_value < _DRIFT:
         note(
@@ -60,7 +85,7 @@ def say_drift(found: Drift, quiet: bool) -> None:
 
 def _say_moved(found: DriftFound, quiet: bool) -> None:
     """Which columns moved, and whether scores did."""
-    say_drift(found.scores, quiet)
+    _say_shift(found.scores, quiet)
     moved = found.moved(_MOVED)
     for column in moved[:_SHOWN]:
         note(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from energyscape.cli.anomalies import Batch, decisions, judged, say_drift
+from energyscape.cli.anomalies import Batch, Judge, decisions, judged, say_drift
 from energyscape.cli.console import Bar, note, notes
 from energyscape.cli.failures import BadInput
 from energyscape.cli.runs import unseen_in, unseen_lines
@@ -105,17 +105,18 @@ def score_in_parts(
     data: Path,
     parts: Parts,
     scorer: Scorer,
+    judge: Judge | None,
     fdr: float,
     most: int,
     bar: Bar,
     quiet: bool,
 ) -> pl.DataFrame:
-    """The table to write, of all pieces; the parts stay until it is written."""
+    """The table to write, of all pieces; the parts stay until it is written.
+
+    `judge` is what a family goes by; None for an anomaly detector.
+    """
     import numpy as np
     import polars as pl
-
-    from energyscape.detection import drift_test
-    from energyscape.families import AnomalyDetector
 
     if parts.rows:
         note(f"going on after {parts.rows} rows", quiet=quiet)
@@ -126,7 +127,7 @@ def score_in_parts(
     if not table.height:
         raise BadInput(f"{data} has no row of data")
     scores = table["anomaly_score"].to_numpy()
-    if isinstance(estimator, AnomalyDetector):
+    if judge is None:
         known = estimator.knows_sum(parts.state["checksum"], table.height)
         if known:
             at_fit = estimator.training_scores_
@@ -140,10 +141,8 @@ def score_in_parts(
         columns = judged(estimator, batch, fdr, most, bar, quiet)
         table = table.with_columns(pl.Series("anomaly_score", batch.scores))
     else:
-        calibration = estimator.calibration_["anomaly_scores"]
-        columns = decisions(calibration, scores, fdr, quiet)
-        if len(calibration):
-            say_drift(drift_test(calibration, scores), quiet)
+        columns = decisions(judge.calibration, scores, fdr, quiet)
+        say_drift(judge, lambda: _as_data(_thinned(parts), estimator), scores, quiet)
     drivers = [c for c in table.columns if c == "top_columns"]
     table = table.with_columns([pl.Series(name, values) for name, values in columns.items()])
     table = table.select([c for c in table.columns if c not in drivers] + drivers)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from energyscape.cli.anomalies import by_detector, decisions, say_drift
+from energyscape.cli.anomalies import Judge, by_detector, decisions, say_drift
 from energyscape.cli.console import Bar, note, notes, tell
 from energyscape.cli.failures import BadInput, State
 from energyscape.cli.options import Data, Device, Overwrite, Quiet, Run, Seed, refuse_existing
@@ -47,6 +47,15 @@ def run(
             "--density/--no-density", help="Whether to work out log_prob: seconds for a picture."
         ),
     ] = True,
+    by: Annotated[
+        str,
+        typer.Option(
+            "--by",
+            metavar="EVIDENCE",
+            help="What anomaly_score is: own, energy, log_density, bound, denoising_error, score_norm, "
+            "or several with commas.",
+        ),
+    ] = "own",
     reasons: Annotated[
         int,
         typer.Option(
@@ -64,6 +73,7 @@ def run(
     anomaly_score, p_value, flagged, and top_columns for tables; file for folders of pictures.
     log_prob is in nats in the original units, with its kind and standard error. A score is a
     function of the row alone, so --seed changes nothing here.
+    By --by the anomaly score is other evidence than the family's own; top_columns go with its own.
     Of an anomaly detector: anomaly_score, p_value, flagged, and reasons for the flagged and the
     strangest rows: which cells do not go with the rest, and what was expected there.
     Parquet and CSV files of more than 64 MB are scored in pieces; stopped, --resume goes on.
@@ -73,19 +83,20 @@ def run(
     refuse_existing(out, overwrite=overwrite)
     from energyscape.data import is_large
     from energyscape.data.tables import TABLE_SUFFIXES, write_table
-    from energyscape.families import AnomalyDetector
 
     if out.suffix.lower() not in TABLE_SUFFIXES:
         raise BadInput(f"{out}: scores are written as {', '.join(TABLE_SUFFIXES)}")
     estimator = open_any(folder, device)
+    judge = _judge(estimator, by)
     if estimator.data_kind_ == "table" and is_large(Path(data)):
-        belongs = _identity(folder, Path(data), density)
+        belongs = _identity(folder, Path(data), density, by)
         parts = Parts(out, belongs, resume=resume, overwrite=overwrite)
         state: State = ctx.ensure_object(State)
         state.go_on = state.command(add=["--resume"], leave_out=["--overwrite"])
         with Bar(quiet=quiet) as bar:
-            scorer = _scorer(estimator, density, quiet)
-            table = score_in_parts(estimator, Path(data), parts, scorer, fdr, reasons, bar, quiet)
+            scorer = _scorer(estimator, judge, density, quiet)
+            of = (estimator, Path(data), parts, scorer, judge)
+            table = score_in_parts(*of, fdr, reasons, bar, quiet)
         write_table(table, out)
         shutil.rmtree(parts.folder)
         tell(f"wrote {table.height} scores to {out}", quiet=quiet)
@@ -98,15 +109,48 @@ def run(
     if reading.files:
         columns["file"] = reading.files
     with Bar(quiet=quiet) as bar:
-        if isinstance(estimator, AnomalyDetector):
+        if judge is None:
             columns |= by_detector(estimator, reading.dataset, fdr, reasons, bar, quiet)
         else:
-            columns |= _by_family(estimator, reading, fdr, density, bar, quiet)
+            columns |= _by_family(estimator, judge, reading, fdr, density, bar, quiet)
     write_table(columns, out)
     tell(f"wrote {len(reading.dataset)} scores to {out}", quiet=quiet)
 
 
-def _identity(folder: Path, data: Path, density: bool) -> dict[str, Any]:
+def _judge(estimator: DensityEstimator | AnomalyDetector, by: str) -> Judge | None:
+    """The family's own evidence, or what was asked for; None for an anomaly detector."""
+    from energyscape.families import AnomalyDetector, ModelDetector
+
+    if isinstance(estimator, AnomalyDetector):
+        if by != "own":
+            raise BadInput(f"--by {by}: an anomaly detector has no evidence but its own")
+        return None
+    if by != "own":
+        try:
+            judge = ModelDetector.of(estimator, by=[kind.strip() for kind in by.split(",")])  # type: ignore[misc]
+        except ValueError as error:
+            raise BadInput(f"--by {by}: {error}") from error
+        return Judge(judge.anomaly_score, judge.calibration_scores_)
+    if estimator.data_kind_ != "table":
+        return Judge(estimator.anomaly_score, estimator.calibration_["anomaly_scores"])
+    several = len(estimator.schema_.modelled) > 1
+
+    def drivers(part: Any) -> list[str]:
+        from energyscape.detection import driving_columns
+
+        rows = driving_columns(*estimator.column_contributions(part))
+        return ["; ".join(f"{name} {share:.2f}" for name, share in row) for row in rows]
+
+    known = estimator.calibration_["anomaly_scores"]
+    return Judge(
+        estimator.anomaly_score,
+        known,
+        drivers if several else None,
+        lambda rows, scores: estimator.drift(rows, scores=scores),
+    )
+
+
+def _identity(folder: Path, data: Path, density: bool, by: str) -> dict[str, Any]:
     """What parts of scores belong to: the run, the file as it is now, and what is asked for."""
     import zlib
 
@@ -118,15 +162,15 @@ def _identity(folder: Path, data: Path, density: bool) -> dict[str, Any]:
         "bytes": about.st_size,
         "changed": about.st_mtime_ns,
         "density": density,
-    }
+    } | ({} if by == "own" else {"by": by})
 
 
 def _scorer(
-    estimator: DensityEstimator | AnomalyDetector, density: bool, quiet: bool
+    estimator: DensityEstimator | AnomalyDetector, judge: Judge | None, density: bool, quiet: bool
 ) -> Callable[[Any], dict[str, Any]]:
     """What scores a piece of a large file."""
-    from energyscape.families import AnomalyDetector
-
+    if judge is None:
+        return lambda part: {"anomaly_score": estimator.anomaly_score(part)}
     still = Bar(quiet=True)
     said: list[str] = []
 
@@ -135,27 +179,27 @@ def _scorer(
         # What is said of the first piece holds for all.
         columns = _log_density(estimator, reading, still, quiet or bool(said)) if density else {}
         said.append("once")
-        scores, drivers = _anomaly(estimator, reading, still)
+        scores, drivers = _anomaly(judge, reading, still)
         return columns | {"anomaly_score": scores} | ({"top_columns": drivers} if drivers else {})
 
-    if isinstance(estimator, AnomalyDetector):
-        return lambda part: {"anomaly_score": estimator.anomaly_score(part)}
     return family
 
 
 def _by_family(
-    estimator: DensityEstimator, reading: Reading, fdr: float, density: bool, bar: Bar, quiet: bool
+    estimator: DensityEstimator,
+    judge: Judge,
+    reading: Reading,
+    fdr: float,
+    density: bool,
+    bar: Bar,
+    quiet: bool,
 ) -> dict[str, Any]:
     """All columns but the rows' numbers and files."""
-    from energyscape.detection import drift_test
-
     columns = _log_density(estimator, reading, bar, quiet) if density else {}
-    scores, drivers = _anomaly(estimator, reading, bar)
+    scores, drivers = _anomaly(judge, reading, bar)
     columns["anomaly_score"] = scores
-    known = estimator.calibration_["anomaly_scores"]
-    columns |= decisions(known, scores, fdr, quiet)
-    if len(known):
-        say_drift(drift_test(known, scores), quiet)
+    columns |= decisions(judge.calibration, scores, fdr, quiet)
+    say_drift(judge, lambda: reading.dataset, scores, quiet)
     if drivers:
         columns["top_columns"] = drivers
     return columns
@@ -184,20 +228,14 @@ def _log_density(
     return {"log_prob": np.concatenate(values), "kind": kinds, "stderr": np.concatenate(errors)}
 
 
-def _anomaly(
-    estimator: DensityEstimator, reading: Reading, bar: Bar
-) -> tuple[np.ndarray, list[str]]:
+def _anomaly(judge: Judge, reading: Reading, bar: Bar) -> tuple[np.ndarray, list[str]]:
     """Anomaly scores, and for tables of several columns what drove each."""
     import numpy as np
 
-    from energyscape.detection import driving_columns
-
-    several = estimator.data_kind_ == "table" and len(estimator.schema_.modelled) > 1
-    scores, drivers = [], []
+    scores: list[np.ndarray] = []
+    drivers: list[str] = []
     for part in bar.over("anomaly scores", list(chunks(reading.dataset))):
-        scores.append(estimator.anomaly_score(part))
-        if several:
-            names, shares = estimator.column_contributions(part)
-            for row in driving_columns(names, shares):
-                drivers.append("; ".join(f"{name} {share:.2f}" for name, share in row))
+        scores.append(judge.scores(part))
+        if judge.drivers is not None:
+            drivers += judge.drivers(part)
     return np.concatenate(scores), drivers

@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from energyscape.data.atoms import Atoms
     from energyscape.data.builtin import BUILTIN, built_in
     from energyscape.data.codecs import Codec, Encoded
     from energyscape.data.errors import DataError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from energyscape.data.tables import read_table, write_table
 
 _HOME = {
+    "Atoms": "atoms",
     "BUILTIN": "builtin",
     "Codec": "codecs",
     "Column": "schema",
@@ -63,6 +65,7 @@ _HOME = {
 
 __all__ = [
     "BUILTIN",
+    "Atoms",
     "Codec",
     "Column",
     "DataError",

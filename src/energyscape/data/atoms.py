@@ -57,12 +57,16 @@ class Atoms(NamedTuple):
 
     def shares(self, x: np.ndarray) -> np.ndarray:
         """How often each is the likeliest of encoded rows [n, d], half a row added; shape (K,)."""
+        counts = self.counts(x) + 0.5
+        return np.asarray(counts / counts.sum())
+
+    def counts(self, x: np.ndarray) -> np.ndarray:
+        """Of how many encoded rows [n, d] each is the likeliest; shape (K,)."""
         square = (self.centres**2).sum(1)
         along = self.anchored * (x @ self.origin)[:, None] + self.step * x[:, self.axis]
         distance = (x**2).sum(1)[:, None] - 2 * along + square
         likely = -0.5 * distance / self.noise**2 - len(self.origin) * np.log(self.noise)
-        counts = np.bincount(likely.argmax(1), minlength=len(self.step)) + 0.5
-        return np.asarray(counts / counts.sum())
+        return np.bincount(likely.argmax(1), minlength=len(self.step))
 
     def facts(self, start: int, x: np.ndarray) -> dict[str, Any]:
         """As plain numbers: of a column whose dimensions begin at `start` of encoded rows [n, D]."""

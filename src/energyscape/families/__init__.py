@@ -11,6 +11,7 @@ edm     EDM denoiser    denoising over all levels                  Heun on the O
 ======  ==============  =========================================  ==============================
 
 `AnomalyDetector` stands beside them: it learns no density, and finds rows that do not belong.
+`ModelDetector` finds them by what a fitted family says of rows.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from energyscape.artifact import ArtifactError, prepare
 from energyscape.families.anomaly import AnomalyDetector
 from energyscape.families.base import DensityEstimator
 from energyscape.families.ddpm import DDPM
+from energyscape.families.detecting import Evidence, ModelDetector
 from energyscape.families.drifting import DriftFound, Moved
 from energyscape.families.ebm import EBM
 from energyscape.families.edm import EDM
@@ -45,7 +47,9 @@ __all__ = [
     "CheckpointError",
     "DensityEstimator",
     "DriftFound",
+    "Evidence",
     "Explanation",
+    "ModelDetector",
     "Moved",
     "NoLogDensityError",
     "Progress",

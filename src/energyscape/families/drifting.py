@@ -26,7 +26,7 @@ class Moved(NamedTuple):
 
 
 class DriftFound(NamedTuple):
-    """Outcome of `AnomalyDetector.drift`.
+    """Outcome of `drift` of a detector or a family.
 
     ``scores`` compares anomaly scores with those of calibration rows; ``columns`` has every column, the
     surest first, p-values for all of them together (Holm).

@@ -20,8 +20,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -33,6 +34,7 @@ from energyscape.families.denoising import DenoiserEstimator
 from energyscape.families.family import Composition
 from energyscape.families.labels import LABEL_DROPOUT
 from energyscape.families.networks import FEW, field_network, is_picture
+from energyscape.families.shares import match_shares, rows_to_match
 from energyscape.models import EDMPreconditioning, FewValues, MixedDenoiser, PreconditionedDenoiser
 from energyscape.nn import ByLevel, GreyNet
 from energyscape.objectives import (
@@ -136,6 +138,22 @@ class EDM(DenoiserEstimator):
     def _habits(self) -> Mapping[str, Any]:
         own = self.facts_.get("grey") and self.get_params()["batch_size"] is None
         return {**super()._habits(), **({"batch_size": _GREY_ROWS} if own else {})}
+
+    def _after_training(self, x: Tensor, aux: dict[str, Tensor] | None) -> dict[str, np.ndarray]:
+        self.calibration_ = super()._after_training(x, aux)
+        if isinstance(self.model_, MixedDenoiser):
+            batch = int(self._habits()["batch_size"])
+            rows = rows_to_match(int(self.info_["steps"]) * batch)
+            shares = [column["share"] for column in self.facts_["columns"]]
+            if rows:
+                seed = self._seed(None)
+                match_shares(
+                    self.model_,
+                    cast(TableCodec, self.codec_).atoms(),
+                    shares,
+                    lambda k: self.sample_encoded(rows, random_state=seed + 7919 * (k + 1)),
+                )
+        return self.calibration_
 
     def _schedule(self, facts: Mapping[str, Any]) -> schedules.EDM:
         # Far below a picture's grey level nothing is left to resolve but the dequantisation noise.

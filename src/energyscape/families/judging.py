@@ -18,6 +18,8 @@ from energyscape import detection
 from energyscape.data import TableCodec
 from energyscape.families.bar import ProgressCallback, as_steps
 from energyscape.families.deciding import Decides
+from energyscape.families.drifting import DriftFound, measure_drift
+from energyscape.families.explaining import as_rows
 from energyscape.families.fitted import Fitted
 
 __all__ = ["Judging", "NoLogDensityError", "Values"]
@@ -159,11 +161,22 @@ class Judging(Fitted, Decides, abc.ABC):
     def _false_alarm_rate(self) -> float:
         return float(self.get_params()["false_alarm_rate"])
 
-    def drift(self, X: Any) -> detection.Drift:
-        """Whether these rows as a whole come from another law than those learned from.
+    def drift(self, X: Any, *, scores: NDArray[np.float64] | None = None) -> DriftFound:
+        """Whether these rows as a whole come from another law than those learned from; what moved.
 
-        Their anomaly scores are compared with those of the calibration rows by a two-sample test. Which
-        columns moved is told by `AnomalyDetector.drift`, which keeps rows.
+        Anomaly scores are compared with those of the calibration rows by a two-sample test, and the
+        columns of a table with the calibration rows kept, 1,000 at most.
+
+        Parameters
+        ----------
+        X : array, DataFrame, pictures or Dataset
+        scores : array of shape (n,), optional
+            Their anomaly scores, where they are known.
+
+        Returns
+        -------
+        DriftFound
+            Of pictures without columns.
 
         Raises
         ------
@@ -176,7 +189,14 @@ class Judging(Fitted, Decides, abc.ABC):
         >>> from energyscape import EDM
         >>> X = np.random.default_rng(0).normal(size=(400, 2))
         >>> model = EDM(max_steps=20, random_state=0).fit(X[:300])
-        >>> model.drift(X[300:] + [0.0, 3.0]).p_value < 0.01
-        True
+        >>> found = model.drift(X[300:] + [0.0, 3.0])
+        >>> found.scores.p_value < 0.01, [moved.column for moved in found.moved()]
+        (True, ['x1'])
         """
-        return detection.drift_test(self._calibration_scores(), self.anomaly_score(X))
+        known = self._calibration_scores()
+        scores = self.anomaly_score(X) if scores is None else scores
+        if self.data_kind_ == "pictures":
+            return DriftFound(detection.drift_test(known, scores), ())
+        kept = self.decode(torch.from_numpy(self.calibration_["rows"]).double())
+        before, after = (as_rows(self._conform(part), self.schema_) for part in (kept, X))
+        return measure_drift(self.schema_, before, after, known, scores, stranger=False)
