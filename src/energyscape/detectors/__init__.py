@@ -5,6 +5,7 @@ A side room: numpy only, no model and no training. :class:`EmpiricalDetector` is
 anew.
 """
 
+from energyscape.detectors.downhill import downhill
 from energyscape.detectors.drift import ColumnShift, column_shifts, holm
 from energyscape.detectors.energies import (
     Surroundings,
@@ -28,6 +29,7 @@ __all__ = [
     "TailLaw",
     "View",
     "column_shifts",
+    "downhill",
     "empirical_energies",
     "holm",
     "kth_distances",

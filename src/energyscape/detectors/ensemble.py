@@ -14,12 +14,14 @@ Members are calibrated on the training rows themselves, each without itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from energyscape.detectors.crowds import MANY, two_surroundings
+from energyscape.detectors.downhill import downhill
 from energyscape.detectors.energies import Surroundings, kth_distances, surroundings
 from energyscape.detectors.surprise import TailLaw
 from energyscape.detectors.views import TableRows, View
@@ -126,6 +128,21 @@ class EmpiricalDetector(NamedTuple):
                 far = kth_distances(view.transform(rest), points, k)
                 total[others] += 0.5 * law.surprise(far)
         return total
+
+    def downhill(
+        self, rows: TableRows, free: Sequence[Sequence[int]], reference: TableRows
+    ) -> TableRows:
+        """Rows moved down in the first member's energy along their free cells.
+
+        Parameters
+        ----------
+        rows : TableRows
+            Of shape (m, ...).
+        free : for each row the columns that may move: numbers first, then names.
+        reference : TableRows
+            What the detector was fitted on.
+        """
+        return downhill(rows, free, reference, self.views[0], self.points[0], _LEVEL)
 
     def members(self, rows: TableRows) -> NDArray[np.float64]:
         """Each member's own score, shape (m, 3): larger is stranger."""

@@ -348,8 +348,8 @@ class AnomalyDetector(OutlierMixin, Decides, DataIn):
         ('x2', True)
         """
         data = self._conform(X)
-        known = self.reference_ if trained_on else None
-        return explain_rows(data, self.schema_, self.detector_, self._why(), most, known)
+        of = (self.schema_, self.detector_, self._why(), most, self.reference_)
+        return explain_rows(data, *of, among=trained_on)
 
     def strangest(self, count: int = 20, most: int = 3) -> list[tuple[dict[str, Any], Explanation]]:
         """The reference rows that fit least, the worst first, each judged by the others."""

@@ -64,9 +64,10 @@ class Blame(NamedTuple):
 class Explanation(NamedTuple):
     """Why a row is strange: blamed cells, first the worst; the row as it would be typical.
 
-    ``typical`` is the row with blamed cells as expected, moved down in energy along them alone, and
+    ``typical`` is the row with blamed cells as expected and moved down in energy along them alone
+    (`energyscape.detectors.downhill`), or left as expected where that scores less, and
     ``typical_score`` its anomaly score; ``nearest`` is the reference row that agrees most in the cells
-    that are not blamed.
+    not blamed.
     """
 
     score: float
@@ -128,19 +129,21 @@ def explain_rows(
     detector: EmpiricalDetector,
     reasons: Reasons,
     most: int,
-    reference: TableRows | None = None,
+    reference: TableRows,
+    *,
+    among: bool,
 ) -> list[Explanation]:
     """Explanations of checked rows: an array, or a frame of any make.
 
-    With ``reference``, the rows the detector compares with, rows are taken as among them: each is
-    scored and explained by the others.
+    ``reference`` are the rows the detector compares with; ``among`` them each row is scored and
+    explained by the others.
     """
     plain = isinstance(data, np.ndarray)
     table = data if plain else conform(to_polars(data), schema)
     rows = as_rows(table, schema)
     words = _Words(schema, rows.numbers.shape[1], plain)
     actual = [words.row(rows, i, table) for i in range(len(rows))]
-    return _explain(rows, actual, words, detector, reasons, most, reference)
+    return _explain(rows, actual, words, detector, reasons, most, reference, among)
 
 
 def explain_known(
@@ -154,7 +157,7 @@ def explain_known(
     """Reference rows in words, and why each is strange beside the others."""
     words = _Words(schema, rows.numbers.shape[1], bool(schema.array))
     actual = [words.row(rows, i) for i in range(len(rows))]
-    found = _explain(rows, actual, words, detector, reasons, most, reference)
+    found = _explain(rows, actual, words, detector, reasons, most, reference, True)
     return list(zip(actual, found, strict=True))
 
 
@@ -165,15 +168,16 @@ def _explain(
     detector: EmpiricalDetector,
     reasons: Reasons,
     most: int,
-    reference: TableRows | None,
+    reference: TableRows,
+    among: bool,
 ) -> list[Explanation]:
-    own = None if reference is None else reasons.find(rows)
+    own = reasons.find(rows) if among else None
     blamed, odds = reasons.blame(rows, most, own)
     expected = reasons.expected(rows, blamed, own)
     nearest = reasons.nearest(rows, blamed, own)
-    mended = _mended(rows, blamed, expected)
-    scores, typical = detector.score(rows), detector.score(mended)
-    if reference is not None:
+    typical, typical_scores = _typical(_mended(rows, blamed, expected), blamed, detector, reference)
+    scores = detector.score(rows)
+    if among:
         place = find_rows(rows, reference)
         scores = np.where(place >= 0, detector.own_scores[place], scores)
     found = []
@@ -183,9 +187,10 @@ def _explain(
             words.blame(j, actual[words.names[j]], what, float(odds[i, j]), _cell(rows, i, j))
             for j, what in zip(columns, expected[i], strict=True)
         )
-        instead = actual | {cell.column: cell.expected for cell in cells}
+        moved = words.row(typical, i)
+        instead = actual | {cell.column: moved[cell.column] for cell in cells}
         near = words.row(reasons.rows, int(nearest[i]))
-        found.append(Explanation(float(scores[i]), cells, instead, float(typical[i]), near))
+        found.append(Explanation(float(scores[i]), cells, instead, float(typical_scores[i]), near))
     return found
 
 
@@ -208,6 +213,21 @@ def _mended(
             else:
                 codes[i, j - width] = cell.names[0]
     return TableRows(numbers, codes)
+
+
+def _typical(
+    mended: TableRows,
+    blamed: Sequence[Sequence[int]],
+    detector: EmpiricalDetector,
+    reference: TableRows,
+) -> tuple[TableRows, np.ndarray]:
+    """Mended rows moved down in energy, each where that lowers its score, and the scores."""
+    low = detector.downhill(mended, blamed, reference)
+    before, after = detector.score(mended), detector.score(low)
+    worse = (after > before)[:, None]
+    numbers = np.where(worse, mended.numbers, low.numbers)
+    codes = np.where(worse, mended.codes, low.codes)
+    return TableRows(numbers, codes), np.minimum(before, after)
 
 
 class _Words:
