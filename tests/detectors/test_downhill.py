@@ -10,6 +10,7 @@ import pytest
 from energyscape.detectors import EmpiricalDetector, TableRows, View, downhill, empirical_energies
 
 LEVEL = 0.5
+module = importlib.import_module("energyscape.detectors.downhill")
 
 
 def table(n: int, seed: int) -> TableRows:
@@ -33,8 +34,10 @@ def energy(rows: TableRows, view: View, points: np.ndarray) -> np.ndarray:
     return empirical_energies(view.transform(rows), points, [LEVEL])[:, 0]
 
 
-def test_energy_falls_to_a_minimum_along_the_free_cells(known):
+def test_energy_falls_to_a_minimum_along_the_free_cells(known, monkeypatch):
     rows, view, points = known
+    monkeypatch.setattr(module, "_STILL", 1e-6)
+    monkeypatch.setattr(module, "_STEPS", 500)
     start = table(40, 1)
     free = [[i % 3] if i % 2 else [i % 3, 3] for i in range(40)]
     start.numbers[:, 0] += 1.5
@@ -95,7 +98,7 @@ def test_rows_in_blocks_are_the_rows_alone(known, monkeypatch):
     alone = [
         downhill(start.take(np.array([i])), [[0, 3]], rows, view, points, LEVEL) for i in range(7)
     ]
-    monkeypatch.setattr(importlib.import_module("energyscape.detectors.downhill"), "_CELLS", 1600)
+    monkeypatch.setattr(module, "_CELLS", 1600)
     pairs = downhill(start, [[0, 3]] * 7, rows, view, points, LEVEL)
     assert np.allclose(pairs.numbers, whole.numbers, equal_nan=True)
     for i, one in enumerate(alone):
