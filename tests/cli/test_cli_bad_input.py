@@ -179,6 +179,7 @@ def test_damaged_and_foreign_runs(refused, copy, tmp_path) -> None:  # type: ign
         (["--out", "s.png"], ".png"),
         (["--out", "no/s.csv"], "no folder"),
         (["--out", "s.csv", "--sampler", "walk"], "unknown sampler 'walk'"),
+        (["--out", "s.csv", "--sampler", "ddim:order=2"], "no setting 'order'"),
         (["--out", "s.csv", "--given", "town=Rome"], "no column 'town'"),
         (["--out", "s.csv", "--given", "city"], "COL=VALUE"),
         (["--out", "s.csv", "--given", "city=Lima"], "never 'Lima' in training"),

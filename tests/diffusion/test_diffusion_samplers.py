@@ -23,6 +23,7 @@ from energyscape.diffusion import (
     UniPC,
     clip_denoised,
     ladder,
+    named_sampler,
     sample,
 )
 from energyscape.diffusion.multistep import _weights
@@ -229,6 +230,39 @@ def test_bad_settings_are_named():
     ):
         with pytest.raises(ValueError, match=named):
             make()
+
+
+@pytest.mark.parametrize(
+    ("text", "made"),
+    [
+        ("ddim", DDIM()),
+        ("ddim:eta=0.5", DDIM(eta=0.5)),
+        ("unipc:order=3", UniPC(3)),
+        ("sde_heun: churn=20, inflation=1.01", SDEHeun(churn=20.0, inflation=1.01)),
+        ("pc:corrector_steps=2,snr=0.1", PredictorCorrector(snr=0.1, corrector_steps=2)),
+    ],
+)
+def test_samplers_by_name_with_settings(text, made):
+    found = named_sampler(text)
+    assert found == made
+    assert type(found) is type(made)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("henu", "unknown sampler 'henu'; choose one of ancestral"),
+        ("ddim:order=2", "no setting 'order'; its settings are eta=0"),
+        ("heun:eta=1", "its settings are none"),
+        ("ddim:eta", "eta='' is not a number"),
+        ("unipc:order=2.5", "order='2.5' is not a whole number"),
+        ("ddim:eta=2", "eta is the share"),
+        ("ddim:eta=nan", "eta is the share"),
+    ],
+)
+def test_settings_that_there_are_not(text, said):
+    with pytest.raises(ValueError, match=said):
+        named_sampler(text)
 
 
 def test_clipping():

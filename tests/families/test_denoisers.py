@@ -43,6 +43,15 @@ def test_every_sampler_walks_every_family(fitted, sampler):
     assert seen[-1][0] == seen[-1][1] >= 2
 
 
+def test_settings_of_a_sampler_reach_it(fitted):
+    drawn = [
+        fitted.sample(4, sampler=name, steps=3, random_state=0)
+        for name in ("ddim", "ddim:eta=0", "ddim:eta=0.9")
+    ]
+    assert np.array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+
+
 def test_an_unknown_sampler_is_named(fitted):
     with pytest.raises(ValueError, match=r"unknown sampler 'walk'.*heun.*langevin"):
         fitted.sample(2, sampler="walk")

@@ -75,7 +75,14 @@ def run(
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Steps of the sampler.")
     ] = None,
-    sampler: Annotated[str | None, typer.Option("--sampler", help="Which sampler walks.")] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            "--sampler",
+            metavar="NAME[:KEY=VALUE,...]",
+            help="Which sampler walks, with settings after a colon: ddim:eta=0.5.",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     seed: Seed = None,
     device: Device = None,

@@ -31,7 +31,7 @@ from energyscape.diffusion.samplers import (
     initial_noise,
     ladder,
 )
-from energyscape.diffusion.sampling import SAMPLERS, sample
+from energyscape.diffusion.sampling import SAMPLERS, named_sampler, sample
 
 __all__ = [
     "DDIM",
@@ -70,6 +70,7 @@ __all__ = [
     "initial_noise",
     "ladder",
     "log_density",
+    "named_sampler",
     "path_log_ratio",
     "sample",
     "twisted_sample",

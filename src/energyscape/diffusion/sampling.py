@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ from energyscape.diffusion.samplers import (
 from energyscape.models import Denoiser
 from energyscape.schedules import Schedule
 
-__all__ = ["SAMPLERS", "sample"]
+__all__ = ["SAMPLERS", "named_sampler", "sample"]
 
 SAMPLERS: dict[str, Callable[[], Sampler]] = {
     "ancestral": Ancestral,
@@ -66,7 +67,8 @@ def sample(
         The state at the largest level, or the shape of the samples, which then start from
         ``levels[0] * N(0, I)``: levels must reach far above the spread of the data.
     sampler : str or Sampler
-        A name of `SAMPLERS` with its default settings, or an instance such as ``DDIM(eta=0.5)``.
+        A name of `SAMPLERS`, with settings after a colon (`named_sampler`), or an instance such as
+        ``DDIM(eta=0.5)``.
     levels : sequence of float, optional
         Positive, strictly decreasing; the last step goes to 0.
     schedule, steps : Schedule and int, optional
@@ -102,7 +104,7 @@ def sample(
     >>> bool((x.norm(dim=1).mean() - 2).abs() < 0.05)
     True
     """
-    walk = _named(sampler)
+    walk = named_sampler(sampler) if isinstance(sampler, str) else sampler
     table = ladder(levels, schedule, steps)
     if isinstance(x_or_shape, Tensor):
         x = x_or_shape
@@ -117,9 +119,42 @@ def sample(
     return walk(denoise_function(denoiser, label, clip), x, table, rng, progress)
 
 
-def _named(sampler: str | Sampler) -> Sampler:
-    if not isinstance(sampler, str):
-        return sampler
-    if sampler not in SAMPLERS:
-        raise ValueError(f"unknown sampler {sampler!r}; choose one of {', '.join(SAMPLERS)}")
-    return SAMPLERS[sampler]()
+def named_sampler(text: str, others: Sequence[str] = ()) -> Sampler:
+    """A sampler by its name, with settings after a colon: ``"ddim:eta=0.5"``, ``"unipc:order=3"``.
+
+    Parameters
+    ----------
+    text : str
+        ``NAME`` or ``NAME:KEY=VALUE,KEY=VALUE``; keys and defaults are those of the sampler's class.
+    others : sequence of str
+        Further names to tell of where the name is unknown.
+
+    Raises
+    ------
+    ValueError
+        For a name, a key or a value that there is not; the message names those there are.
+
+    Examples
+    --------
+    >>> named_sampler("ddim:eta=0.5")
+    DDIM(eta=0.5)
+    """
+    name, _, rest = text.partition(":")
+    if name not in SAMPLERS:
+        names = ", ".join(sorted([*SAMPLERS, *others]))
+        raise ValueError(f"unknown sampler {name!r}; choose one of {names}")
+    plain = SAMPLERS[name]()
+    known = {f.name: getattr(plain, f.name) for f in fields(plain) if f.init}  # type: ignore[arg-type]
+    chosen: dict[str, float] = {}
+    for part in rest.split(",") if rest else ():
+        key, _, value = (word.strip() for word in part.partition("="))
+        if key not in known:
+            there = ", ".join(f"{k}={v:g}" for k, v in known.items()) or "none"
+            raise ValueError(f"sampler {name!r} has no setting {key!r}; its settings are {there}")
+        kind = type(known[key])
+        try:
+            chosen[key] = kind(value)
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            raise ValueError(f"sampler {name!r}: {key}={value!r} is not {what}") from None
+    return replace(plain, **chosen)  # type: ignore[type-var]

@@ -18,7 +18,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from energyscape.diffusion import SAMPLERS, Clip, Guided, blurred_start, sample
+from energyscape.diffusion import Clip, Guided, blurred_start, named_sampler, sample
 from energyscape.families.bar import ProgressCallback, as_steps
 from energyscape.families.base import DensityEstimator
 from energyscape.families.labels import class_codes
@@ -137,17 +137,15 @@ class DenoiserWalks(DensityEstimator):
         guidance: float | None = None,
     ) -> Tensor:
         name = sampler or self._walk_sampler()
-        if name != "langevin" and name not in SAMPLERS:
-            names = ", ".join(sorted(["langevin", *SAMPLERS]))
-            raise ValueError(f"unknown sampler {name!r}; choose one of {names}")
+        walk = None if name == "langevin" else named_sampler(name, ["langevin"])
         denoiser = self._denoiser(classes, guidance)
-        if name == "langevin":
+        if walk is None:
             return self._langevin(denoiser, n, rng, steps, progress)
         levels = self._walk_levels(steps or self._walk_steps())
         return sample(
             denoiser,
             self._start(n, float(levels[0]), rng),
-            sampler=name,
+            sampler=walk,
             levels=levels,
             rng=rng,
             clip=self._clip(guidance),
