@@ -160,15 +160,30 @@ def _scores(
 
 def forest(train: Dataset, known: Columns, n: int, seed: int, options: Any) -> Columns:
     """ForestDiffusion, flow matching."""
+    import pandas
     from ForestDiffusion import ForestDiffusionModel
 
     from energyscape.fidelity.columns import codes_of
 
     class Model(ForestDiffusionModel):  # type: ignore[misc, no-any-unimported]
-        """As it comes, with an array of its own to round: pandas 3 gives it one to read."""
+        """As it comes, but for two slips that would count against it.
+
+        It rounds an array that pandas 3 gives it to read only; and it takes the levels of column 13 for
+        those of column 3, as it looks for "3_" in their names: names of one length have no such parts.
+        """
 
         def clip_extremes(self, X: Any) -> Any:
             return super().clip_extremes(np.array(X))
+
+        def dummify(self, X: Any) -> Any:
+            names = [f"{j:04d}" for j in range(X.shape[1])]
+            frame = pandas.DataFrame(X, columns=names)
+            before = frame.columns
+            for j in self.cat_indexes:
+                frame = pandas.get_dummies(
+                    frame, columns=[names[j]], prefix=names[j], dtype="float", drop_first=True
+                )
+            return frame.to_numpy(), before, frame.columns
 
     X, names, labels, whole = [], [], [], []
     assert train.schema is not None
