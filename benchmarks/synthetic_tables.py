@@ -1,7 +1,7 @@
 """Synthetic tables: edm with its defaults beside a Gaussian copula and ForestDiffusion.
 
     python benchmarks/synthetic_tables.py [--tables penguins german housing adult] [--seeds 0 1 2]
-        [--methods edm copula forest] [--rows 5000] [--seconds 240]
+        [--methods edm copula forest] [--rows 5000] [--seconds 100]
         [--forest-levels 20] [--forest-copies 10]
 
 Data: ``$ENERGYSCAPE_DATA/tables`` (see `TABLES`), default ``../shared/data``. Each table is read as
@@ -9,7 +9,7 @@ Data: ``$ENERGYSCAPE_DATA/tables`` (see `TABLES`), default ``../shared/data``. E
 same rows, columns and measures for every method:
 
 - ``real``: other training rows in the place of drawn ones; what a perfect model reaches
-- ``edm``: the family with its defaults; ``--seconds`` limits its training
+- ``edm``: the family with its defaults; ``--seconds`` or ``--steps`` limit its training
 - ``copula``: columns to normal scores by their ranks (ties, categories and blanks spread over their
   share), a Gaussian with their covariance, and back
 - ``forest``: ForestDiffusion (2309.09968), flow matching by XGBoost, with fewer noise levels and copies
@@ -257,7 +257,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--rows", type=int, default=5000)
-    parser.add_argument("--seconds", type=float, default=240.0)
+    parser.add_argument("--seconds", type=float, help="of edm's training, in the place of its steps")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--forest-levels", type=int, default=20)
     parser.add_argument("--forest-copies", type=int, default=10)
