@@ -212,6 +212,12 @@ def test_the_cell_that_was_changed_is_blamed_and_what_was_expected_is_told():
     assert {b.column for b in found.blamed} & {"kind", "size"}
     assert found.typical_score < found.score
     assert set(found.nearest) == {"kind", "size", "age"}
+    # A strange row among those it is compared with does not vouch for itself.
+    planted = pd.concat([table, table[:1].assign(age=200)], ignore_index=True)
+    worst = AnomalyDetector(random_state=0).fit(planted).explain(planted[-1:], trained_on=True)[0]
+    assert worst.blamed[0].column == "age"
+    assert worst.typical["age"] < 25
+    assert worst.typical_score < worst.score
     odd = detector.explain(table[:1].assign(kind="cat", size=4.0, age=200))[0].blamed[0]
     assert odd.column == "age"
     assert odd.value == 200

@@ -84,8 +84,8 @@ def test_each_kind_of_evidence(fitted, name, by, columns):
     if by not in ("own", "score_norm"):
         assert detector.p_values(strange)[0] <= 0.1
         assert detector.predict(np.full((1, 2), 60.0))[0] == -1
-    if by != "bound":
-        assert detector.anomaly_score(X)[7] == pytest.approx(detector.anomaly_score(X[7:8])[0])
+    alone = detector.anomaly_score(X[7:8])[0]
+    assert detector.anomaly_score(X)[7] == pytest.approx(alone, rel=1e-6)
 
 
 def test_evidence_is_what_the_models_say(fitted):
@@ -117,6 +117,50 @@ def test_one_number_is_calibrated_on_all_rows_and_several_on_every_other(fitted)
     assert len(several.laws_) == 2
     assert len(several.calibration_scores_) == count // 2
     assert several.smallest_p_value == 1 / (count // 2 + 1)
+
+
+def test_extremes_of_a_clumped_column_have_their_p_values():
+    """A column with a spike is kept by its ranks, whose inverse ends at the training rows' extremes.
+
+    Calibration rows beyond them must count as they were: the largest of n of them has p = 2/(n + 1).
+    """
+    rng = np.random.default_rng(3)
+    X = np.where(rng.random((400, 1)) < 0.4, 0.0, np.exp(2 * rng.normal(size=(400, 1))))
+    model = EDM(max_steps=60, width=16, blocks=1, calibration_fraction=0.4, random_state=0).fit(X)
+    detector = ModelDetector.of(model, by="log_density")
+    split_x, inner = model._kept()
+    again = detector._measure(split_x, inner)[:, 0]
+    assert np.array_equal(np.sort(again), detector.calibration_scores_)
+    found = {float(v) for v in detector.anomaly_score(X).round(9)}
+    assert {float(v) for v in detector.calibration_scores_.round(9)} <= found
+
+
+def test_what_is_set_later_changes_nothing(fitted):
+    detector = ModelDetector.of(fitted["edm"], by=["denoising_error", "score_norm"])
+    before = detector.p_values(rows(50, 4))
+    detector.set_params(by="own", levels=[3.0])
+    assert np.array_equal(detector.p_values(rows(50, 4)), before)
+    assert detector.kinds_ == ["denoising_error", "score_norm"]
+
+
+def test_drift_by_other_evidence(fitted):
+    detector = ModelDetector.of(fitted["edm"], by="log_density")
+    assert detector.drift(rows(200, 5)).moved() == []
+    moved = detector.drift(rows(200, 5) + np.array([0.0, 3.0]))
+    assert [column.column for column in moved.moved()] == ["x1"]
+    assert moved.scores.p_value < 1e-6
+
+
+def test_a_run_of_earlier_versions_is_calibrated(fitted):
+    """Which kept its rows in single precision, and no Jacobians."""
+    import copy
+
+    old = copy.copy(fitted["edm"])
+    kept = old.calibration_ | {"rows": old.calibration_["rows"].astype(np.float32)}
+    old.calibration_ = {k: v for k, v in kept.items() if k != "log_abs_det"}
+    for by in ("log_density", "own"):
+        now = ModelDetector.of(fitted["edm"], by=by).calibration_scores_
+        assert np.allclose(ModelDetector.of(old, by=by).calibration_scores_, now, atol=1e-3)
 
 
 def test_fit_fits_a_copy():

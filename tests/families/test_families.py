@@ -15,6 +15,7 @@ from energyscape.families import (
     FAMILIES,
     ArtifactError,
     CheckpointError,
+    ModelDetector,
     SettingError,
     settings_of,
     validate_settings,
@@ -137,6 +138,14 @@ def test_drift_of_scores_and_columns_is_told():
     assert model.drift(X[600:], scores=scores) == still
 
 
+@pytest.mark.parametrize("made", [lambda x: x, lambda x: np.round(2 * x) / 6])
+def test_ties_are_no_drift(made):
+    """Whole numbers and thirds in an array: batches of the same law do not move."""
+    values = made(np.random.default_rng(0).poisson(3.0, size=(900, 2)).astype(float))
+    model = EDM(**QUICK | {"calibration_fraction": 0.5}).fit(values[:600])
+    assert model.drift(values[600:]).moved() == []
+
+
 def test_drift_of_named_columns_and_of_pictures():
     """Names that become one are told; ordinary rows and pictures without columns tell none."""
     table = mixed(900)
@@ -144,6 +153,8 @@ def test_drift_of_named_columns_and_of_pictures():
     moved = model.drift(table[600:].with_columns(colour=pl.lit("red")))
     assert [column.column for column in moved.moved()] == ["colour"]
     assert model.drift(table[600:]).moved() == []
+    assert model.anomaly_score(table[:0]).shape == (0,)
+    assert ModelDetector.of(model, by="score_norm").evidence(table[:0]).shape == (0, 4)
     pictures = np.random.default_rng(0).integers(0, 255, (60, 8, 8), dtype=np.uint8)
     model = EDM(**QUICK | {"calibration_fraction": 0.5}).fit(pictures)
     assert model.drift(pictures).columns == ()

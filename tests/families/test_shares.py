@@ -67,6 +67,14 @@ def test_what_may_be_chance_moves_nothing():
     assert np.isfinite(weights(np.array([0, 1000]), np.array([1e-9, 1 - 1e-9]), 1000)).all()
 
 
+def test_values_too_rare_for_a_count_stay():
+    """Of a value wanted less than twice a count of 0 is no sign, so that 5 must be none either."""
+    wanted = np.array([1.9 / 1000, 1 - 1.9 / 1000])
+    for seen in (0, 1, 5, 20):
+        assert weights(np.array([seen, 1000 - seen]), wanted, 1000)[0] == 0.0
+    assert weights(np.array([9, 991]), np.array([0.003, 0.997]), 1000)[0] < 0
+
+
 def test_a_short_run_draws_nothing():
     assert rows_to_match(0) == rows_to_match(80_000) == 0
     assert rows_to_match(10**9) == 4096

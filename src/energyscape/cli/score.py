@@ -87,7 +87,7 @@ def run(
     if out.suffix.lower() not in TABLE_SUFFIXES:
         raise BadInput(f"{out}: scores are written as {', '.join(TABLE_SUFFIXES)}")
     estimator = open_any(folder, device)
-    judge = _judge(estimator, by)
+    judge = _judge(estimator, by, quiet)
     if estimator.data_kind_ == "table" and is_large(Path(data)):
         belongs = _identity(folder, Path(data), density, by)
         parts = Parts(out, belongs, resume=resume, overwrite=overwrite)
@@ -117,7 +117,7 @@ def run(
     tell(f"wrote {len(reading.dataset)} scores to {out}", quiet=quiet)
 
 
-def _judge(estimator: DensityEstimator | AnomalyDetector, by: str) -> Judge | None:
+def _judge(estimator: DensityEstimator | AnomalyDetector, by: str, quiet: bool) -> Judge | None:
     """The family's own evidence, or what was asked for; None for an anomaly detector."""
     from energyscape.families import AnomalyDetector, ModelDetector
 
@@ -130,7 +130,14 @@ def _judge(estimator: DensityEstimator | AnomalyDetector, by: str) -> Judge | No
             judge = ModelDetector.of(estimator, by=[kind.strip() for kind in by.split(",")])  # type: ignore[misc]
         except ValueError as error:
             raise BadInput(f"--by {by}: {error}") from error
-        return Judge(judge.anomaly_score, judge.calibration_scores_)
+        count = len(judge.calibration_scores_)
+        note(f"--by {by}: calibrated on {count} of the rows kept", quiet=quiet)
+        return Judge(
+            judge.anomaly_score,
+            judge.calibration_scores_,
+            None,
+            lambda rows, scores: judge.drift(rows, scores=scores),
+        )
     if estimator.data_kind_ != "table":
         return Judge(estimator.anomaly_score, estimator.calibration_["anomaly_scores"])
     several = len(estimator.schema_.modelled) > 1

@@ -37,8 +37,10 @@ def downhill(
     view: View,
     points: NDArray[np.float64],
     level: float,
+    *,
+    own: NDArray[np.int64] | None = None,
 ) -> TableRows:
-    """Rows moved down in energy along their free cells; blanks stay blank.
+    """Rows moved down in energy along their free cells; numbers that are blank stay blank.
 
     Parameters
     ----------
@@ -53,6 +55,8 @@ def downhill(
         The reference rows in the view.
     level : float
         Noise level sigma, in the units of the view.
+    own : int array of shape (m,), optional
+        A reference row for each row that does not count for it.
 
     Examples
     --------
@@ -73,7 +77,8 @@ def downhill(
     for start in range(0, len(rows), size):
         part = slice(start, start + size)
         here = TableRows(numbers[part], codes[part])
-        _walk(here, may[part], reference, view, points, level)
+        mine = None if own is None else own[part]
+        _walk(here, may[part], reference, view, points, level, mine)
     return TableRows(numbers, codes)
 
 
@@ -84,6 +89,7 @@ def _walk(
     view: View,
     points: NDArray[np.float64],
     level: float,
+    own: NDArray[np.int64] | None,
 ) -> None:
     """In place, a block of rows."""
     width = rows.numbers.shape[1]
@@ -97,12 +103,14 @@ def _walk(
         for j in np.flatnonzero(free[:, width:].any(axis=0)):
             mine, known = free[:, width + j], reference.codes[:, j]
             apart = _APART * (here.codes[mine, j, None] != known)
-            weights = _weights(here.take(np.flatnonzero(mine)), view, points, level, apart)
+            kept = None if own is None else own[left][mine]
+            weights = _weights(here.take(np.flatnonzero(mine)), view, points, level, kept, apart)
             votes = np.stack([weights[:, known == c].sum(axis=1) for c in view.names[j]], axis=1)
             chosen = view.names[j][votes.argmax(axis=1)]
             renamed[mine] |= chosen != here.codes[mine, j]
             here.codes[mine, j] = chosen
-        z = _weights(here, view, points, level) @ points[:, :width]
+        z = _weights(here, view, points, level, None if own is None else own[left])
+        z = z @ points[:, :width]
         aim = np.where(free[:, :width], view.mean + z * scale, here.numbers)
         moved = np.where(free[:, :width], np.abs(aim - here.numbers) / view.std, 0.0)
         rows.numbers[left], rows.codes[left] = aim, here.codes
@@ -114,10 +122,13 @@ def _weights(
     view: View,
     points: NDArray[np.float64],
     level: float,
+    own: NDArray[np.int64] | None,
     without: NDArray[np.float64] | float = 0.0,
 ) -> NDArray[np.float64]:
     """Of each reference row, shape (m, n), adding up to 1; ``without`` is taken off the distances."""
     x = view.transform(rows)
     squares = (x**2).sum(axis=1)[:, None] + (points**2).sum(axis=1) - 2 * x @ points.T - without
+    if own is not None:
+        squares[np.arange(len(x)), own] = np.inf
     weights = np.exp((squares.min(axis=1, keepdims=True) - squares) * (0.5 / level**2))
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))

@@ -130,7 +130,11 @@ class EmpiricalDetector(NamedTuple):
         return total
 
     def downhill(
-        self, rows: TableRows, free: Sequence[Sequence[int]], reference: TableRows
+        self,
+        rows: TableRows,
+        free: Sequence[Sequence[int]],
+        reference: TableRows,
+        own: NDArray[np.int64] | None = None,
     ) -> TableRows:
         """Rows moved down in the first member's energy along their free cells.
 
@@ -141,17 +145,22 @@ class EmpiricalDetector(NamedTuple):
         free : for each row the columns that may move: numbers first, then names.
         reference : TableRows
             What the detector was fitted on.
+        own : int array of shape (m,), optional
+            A reference row for each row that does not count for it.
         """
-        return downhill(rows, free, reference, self.views[0], self.points[0], _LEVEL)
+        return downhill(rows, free, reference, self.views[0], self.points[0], _LEVEL, own=own)
 
-    def members(self, rows: TableRows) -> NDArray[np.float64]:
-        """Each member's own score, shape (m, 3): larger is stranger."""
+    def members(self, rows: TableRows, own: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+        """Each member's own score, shape (m, 3): larger is stranger; ``own`` as in `score`."""
         x = (self.views[0].transform(rows), self.views[1].transform(rows))
-        return _members(*_near(self.views, x, self.points), self.reach)
+        return _members(*_near(self.views, x, self.points, own), self.reach)
 
-    def score(self, rows: TableRows) -> NDArray[np.float64]:
-        """Mean surprise over the members in nats, shape (m,); a function of the row alone."""
-        return _combine(self.members(rows), self.laws)
+    def score(self, rows: TableRows, own: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+        """Mean surprise over the members in nats, shape (m,); a function of the row alone.
+
+        ``own`` are places of reference rows, one for each row, that it is not compared with.
+        """
+        return _combine(self.members(rows, own), self.laws)
 
 
 def _look(rows: TableRows) -> tuple[Pair, Points]:

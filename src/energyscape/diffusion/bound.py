@@ -270,6 +270,7 @@ def bound_by_step(
     rng: torch.Generator,
     *,
     most: int = 120,
+    shared_noise: bool = False,
     label: Tensor | None = None,
     variance: Variance | None = None,
     clip: Clip | None = None,
@@ -287,6 +288,8 @@ def bound_by_step(
         As for `variational_bound`, with its Gaussian decoder.
     most : int
         The most steps to evaluate.
+    shared_noise : bool
+        Whether all rows are noised alike, which makes a row's terms a function of the row and of `rng`.
 
     Examples
     --------
@@ -313,8 +316,11 @@ def bound_by_step(
     steps = edges[:-1] + (u * counts).long()
     settings: dict[str, Any] = {"label": label, "variance": variance, "clip": clip}
 
+    shape = (1, *x0.shape[1:]) if shared_noise else x0.shape
+
     def draw() -> Tensor:
-        return torch.randn(x0.shape, generator=rng, dtype=torch.float64, device=x0.device)
+        noise = torch.randn(shape, generator=rng, dtype=torch.float64, device=x0.device)
+        return noise.expand(x0.shape)
 
     terms = [transition_kl(chain, model, x0, i, draw(), **settings) for i in steps.tolist()]
     per_step = torch.stack(terms, 1) if terms else x0.new_zeros(len(x0), 0)

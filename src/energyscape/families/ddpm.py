@@ -256,6 +256,20 @@ class DDPM(DenoiserEstimator):
         value = encoded.log_abs_det - found.value.cpu().numpy()
         return Values(value, "lower_bound", found.stderr.cpu().numpy())
 
+    def _bound_of_row(self, x: Tensor) -> Tensor:
+        """The bound of encoded rows before the codec's Jacobian, (n,), all noised alike."""
+        rng = torch.Generator(x.device).manual_seed(0)
+        found = bound_by_step(
+            self._chain(),
+            self._scorer(self._scoring_dtype()),
+            x,
+            rng,
+            shared_noise=True,
+            variance=self._variance,
+            clip=self._bound_clip,
+        )
+        return -(found.terminal + found.transitions + found.decoder)
+
     def bound_terms(
         self, X: Any, *, most_steps: int = 120, random_state: int | None = None
     ) -> BoundTerms:

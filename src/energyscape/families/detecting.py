@@ -1,15 +1,16 @@
 """Any fitted family as a detector, by the evidence that is asked for.
 
-===================  ======================================================  =====================
+===================  ======================================================  =======================
 ``by``               what it says of a row, larger = stranger                families
-===================  ======================================================  =====================
+===================  ======================================================  =======================
 ``own``              `anomaly_score`, what the family itself goes by         all
 ``energy``           the energy, at each level where there are levels        ebm, score
-``log_density``      minus the log-density, nats, original units             those that have one
-``bound``            minus its lower bound by the chain, nats                ddpm
-``denoising_error``  how badly the noised row is restored, at each level     ncsn, ddpm, edm
+``log_density``      minus the log-density, of `log_density`'s kind          those that have one
+``bound``            minus its lower bound by the chain, noised alike, nats  ddpm
+``denoising_error``  how badly the noised row is restored, at each level     ncsn, ddpm, edm; ebm of
+                                                                             levels
 ``score_norm``       ``sigma |score|``, how steep it is there, at each level  all
-===================  ======================================================  =====================
+===================  ======================================================  =======================
 
 The exact energy of the data themselves at a noise level is no family's:
 `energyscape.detectors.empirical_energies`, which `AnomalyDetector` is made of.
@@ -21,6 +22,7 @@ the rows between, which read nothing. No label is looked at.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Self, get_args
@@ -38,6 +40,7 @@ from energyscape.detectors import TailLaw
 from energyscape.families.base import DensityEstimator
 from energyscape.families.ddpm import DDPM
 from energyscape.families.deciding import Decides
+from energyscape.families.drifting import DriftFound
 from energyscape.families.edm import EDM
 from energyscape.families.evidence import denoising_errors, energies, score_norms
 from energyscape.families.levels import LevelEnergy
@@ -75,6 +78,8 @@ class ModelDetector(OutlierMixin, Decides, BaseEstimator):
         Fitted.
     calibration_scores_ : array of shape (c,)
         Sorted, of rows that trained nothing.
+    kinds_ : list of str
+        Evidence that it was calibrated by.
     laws_ : tuple of TailLaw
         What several numbers a row are read by; empty where there is one.
 
@@ -91,7 +96,9 @@ class ModelDetector(OutlierMixin, Decides, BaseEstimator):
 
     model_: DensityEstimator
     calibration_scores_: NDArray[np.float64]
+    kinds_: list[Evidence]
     laws_: tuple[TailLaw, ...]
+    _levels: tuple[float, ...]
 
     def __init__(
         self,
@@ -115,7 +122,9 @@ class ModelDetector(OutlierMixin, Decides, BaseEstimator):
         levels: Sequence[float] | None = None,
         false_alarm_rate: float = 0.05,
     ) -> Self:
-        """A fitted family as a detector, calibrated on the rows that it set aside.
+        """A fitted family as a detector, calibrated on the rows that it set aside and kept.
+
+        These are 1,000 at most, so that no p-value is below 1/1,001, or 1/501 of several numbers a row.
 
         Raises
         ------
@@ -143,16 +152,15 @@ class ModelDetector(OutlierMixin, Decides, BaseEstimator):
         ValueError
             If the family has no such evidence.
         """
-        kinds = self._kinds()
+        self._kinds()
         model = EDM() if self.model is None else clone(self.model)
-        self._calibrate(model.fit(X), kinds)
+        self._calibrate(model.fit(X))
         return self
 
     def anomaly_score(self, X: Any) -> NDArray[np.float64]:
         """How little each row belongs, shape (n,): the evidence, or the mean surprise of several.
 
-        A function of the row alone, but for a bound, which draws noise: its numbers differ between
-        batches by their standard error, and p-values hold all the same.
+        A function of the row alone.
         """
         check_is_fitted(self, "model_")
         return self._combine(self.evidence(X))
@@ -160,7 +168,12 @@ class ModelDetector(OutlierMixin, Decides, BaseEstimator):
     def evidence(self, X: Any) -> NDArray[np.float64]:
         """Each kind at each level, larger = stranger, shape (n, K); `columns` names them."""
         check_is_fitted(self, "model_")
-        return np.concatenate([source.measure(X) for source in self._sources()], axis=1)
+        encoded = self.model_.codec_.encode(self.model_._conform(X), None)
+        return self._measure(torch.from_numpy(encoded.x), encoded.log_abs_det)
+
+    def _measure(self, x: Tensor, log_abs_det: NDArray[np.float64]) -> NDArray[np.float64]:
+        found = [source.measure(x, log_abs_det) for source in self._sources()]
+        return np.concatenate(found, axis=1)
 
     @property
     def columns(self) -> list[str]:
@@ -191,6 +204,11 @@ class ModelDetector(OutlierMixin, Decides, BaseEstimator):
         """Minus the anomaly score: larger = more ordinary."""
         return -self.anomaly_score(X)
 
+    def drift(self, X: Any, *, scores: NDArray[np.float64] | None = None) -> DriftFound:
+        """Whether these rows as a whole come from another law; arguments as a family's `drift`."""
+        known = self._calibration_scores()
+        return self.model_._drift(X, known, self.anomaly_score(X) if scores is None else scores)
+
     # -- how -----------------------------------------------------------------------------------
 
     def _kinds(self) -> list[Evidence]:
@@ -205,12 +223,13 @@ class ModelDetector(OutlierMixin, Decides, BaseEstimator):
         return kinds
 
     def _sources(self) -> list[_Source]:
-        levels = _LEVELS if self.levels is None else self.levels
-        return [_source(self.model_, kind, levels) for kind in self._kinds()]
+        return [_source(self.model_, kind, self._levels) for kind in self.kinds_]
 
-    def _calibrate(self, model: DensityEstimator, kinds: Sequence[Evidence] = ()) -> None:
-        kinds = kinds or self._kinds()
-        kept = torch.from_numpy(np.asarray(model.calibration_["rows"], dtype=np.float64))
+    def _calibrate(self, model: DensityEstimator) -> None:
+        # What is asked for now is what stands, whatever is set later.
+        self.kinds_ = self._kinds()
+        self._levels = tuple(_LEVELS if self.levels is None else self.levels)
+        kept, log_abs_det = model._kept()
         self.model_, self.laws_ = model, ()
         several = len(self.columns) > 1
         if len(kept) < 1 + several:
@@ -218,8 +237,7 @@ class ModelDetector(OutlierMixin, Decides, BaseEstimator):
                 f"{len(kept)} rows were set aside for calibration, and {1 + several} are needed at "
                 "least: fit with calibration_fraction > 0"
             )
-        # Through the same door as new rows, so that they are exchangeable with them.
-        found = self.evidence(model.decode(kept))
+        found = self._measure(kept, log_abs_det)
         if several:
             self.laws_ = tuple(TailLaw.fit(column) for column in found[::2].T)
             found = found[1::2]
@@ -254,10 +272,10 @@ class ModelDetector(OutlierMixin, Decides, BaseEstimator):
 
 
 class _Source(NamedTuple):
-    """A kind of evidence: its columns, and how rows are measured, (n, K)."""
+    """A kind of evidence: its columns, and how encoded rows are measured, (n, K)."""
 
     names: list[str]
-    measure: Callable[[Any], NDArray[np.float64]]
+    measure: Callable[[Tensor, NDArray[np.float64]], NDArray[np.float64]]
 
 
 def _source(estimator: DensityEstimator, kind: Evidence, levels: Sequence[float]) -> _Source:
@@ -268,23 +286,31 @@ def _source(estimator: DensityEstimator, kind: Evidence, levels: Sequence[float]
     ValueError
         If it has none.
     """
+    device = next(estimator.model_.parameters()).device
     if kind == "own":
-        return _Source([kind], lambda X: estimator.anomaly_score(X)[:, None])
+        return _Source([kind], lambda x, inner: estimator._surprise_rows(x).sum(1, keepdims=True))
     if kind == "log_density":
-        return _Source([kind], lambda X: -estimator.log_density(X).value[:, None])
+        return _Source(
+            [kind],
+            lambda x, inner: -(estimator._log_density(x.to(device)).value + inner)[:, None],
+        )
     if kind == "bound":
         if not isinstance(estimator, DDPM):
             raise _nothing(estimator, kind, "a bound is that of ddpm's chain")
-        return _Source([kind], lambda X: -estimator.bound(X, random_state=0).value[:, None])
-    model = estimator._double()
-    names, see = _look(model, kind, levels, _scale(estimator))
+        return _Source(
+            [kind],
+            lambda x, inner: (
+                -(estimator._bound_of_row(x.to(device)).cpu().numpy() + inner)[:, None]
+            ),
+        )
+    dtype = getattr(estimator, "_scoring_dtype", lambda: torch.float64)()
+    names, see = _look(estimator._scorer(dtype), kind, levels, _scale(estimator))
     if not names:
         raise _nothing(estimator, kind, _LACKS[kind])
-    device = next(estimator.model_.parameters()).device
 
-    def measure(X: Any) -> NDArray[np.float64]:
-        x = estimator.encode(X).to(device)
-        size = max(1, _CELLS // max(x[0].numel(), 1)) if len(x) else 1
+    def measure(x: Tensor, inner: NDArray[np.float64]) -> NDArray[np.float64]:
+        x = x.to(device, dtype)
+        size = max(1, _CELLS // max(math.prod(x.shape[1:]), 1))
         found = [see(part).detach().cpu().double() for part in x.split(size)]
         return torch.cat(found).numpy().reshape(len(x), len(names))
 

@@ -175,10 +175,11 @@ def _explain(
     blamed, odds = reasons.blame(rows, most, own)
     expected = reasons.expected(rows, blamed, own)
     nearest = reasons.nearest(rows, blamed, own)
-    typical, typical_scores = _typical(_mended(rows, blamed, expected), blamed, detector, reference)
+    mended = _mended(rows, blamed, expected)
+    place = find_rows(rows, reference) if among else np.full(len(rows), -1)
+    typical, typical_scores = _typical(mended, blamed, detector, reference, place)
     scores = detector.score(rows)
     if among:
-        place = find_rows(rows, reference)
         scores = np.where(place >= 0, detector.own_scores[place], scores)
     found = []
     for i, columns in enumerate(blamed):
@@ -220,14 +221,25 @@ def _typical(
     blamed: Sequence[Sequence[int]],
     detector: EmpiricalDetector,
     reference: TableRows,
+    place: np.ndarray,
 ) -> tuple[TableRows, np.ndarray]:
-    """Mended rows moved down in energy, each where that lowers its score, and the scores."""
-    low = detector.downhill(mended, blamed, reference)
-    before, after = detector.score(mended), detector.score(low)
-    worse = (after > before)[:, None]
-    numbers = np.where(worse, mended.numbers, low.numbers)
-    codes = np.where(worse, mended.codes, low.codes)
-    return TableRows(numbers, codes), np.minimum(before, after)
+    """Mended rows moved down in energy, each where that lowers its score, and the scores.
+
+    Rows that stand somewhere among the reference rows are not compared with themselves as they were.
+    """
+    numbers, codes = mended.numbers.copy(), mended.codes.copy()
+    scores = np.empty(len(mended))
+    for known in (False, True):
+        some = np.flatnonzero((place >= 0) == known)
+        if not len(some):
+            continue
+        start, own = mended.take(some), place[some] if known else None
+        low = detector.downhill(start, [blamed[int(i)] for i in some], reference, own)
+        before, after = detector.score(start, own), detector.score(low, own)
+        better = after <= before
+        numbers[some[better]], codes[some[better]] = low.numbers[better], low.codes[better]
+        scores[some] = np.minimum(before, after)
+    return TableRows(numbers, codes), scores
 
 
 class _Words:

@@ -344,15 +344,16 @@ def _calibrate(
     rows = _some(split.calibration, most, estimator.info_["seed"])
     limit = estimator.get_params()["time_limit"]
     seconds = math.inf if limit is None else limit / 2
-    scores = np.empty(0)
+    scores = inner = np.empty(0)
     kept: Tensor = torch.empty(0, *estimator.codec_.event_shape)
     if len(rows):
-        x = torch.from_numpy(estimator.codec_.encode(_take(dataset, rows), None).x)
+        encoded = estimator.codec_.encode(_take(dataset, rows), None)
+        x = torch.from_numpy(encoded.x)
         parts = estimator._surprise_rows(
             x, progress, "calibrating", seconds=seconds, least=_LEAST_CALIBRATION
         )
         scores = np.sort(parts.sum(1))
-        kept = x[:_KEPT_ROWS]
+        kept, inner = x[:_KEPT_ROWS], encoded.log_abs_det[:_KEPT_ROWS]
     if len(scores) < len(rows):
         estimator.info_["notes"].append(
             f"calibrated on {len(scores)} of {len(rows)} rows, in half of the time limit; "
@@ -361,5 +362,7 @@ def _calibrate(
     estimator.info_["rows"]["calibration"] = len(scores)
     estimator.calibration_ |= {
         "anomaly_scores": scores,
-        "rows": kept.to(torch.float32).numpy(),
+        # Of tables to the last bit: the same row later must have the same score.
+        "rows": (kept.float() if kept.ndim > 2 else kept.double()).numpy(),
+        "log_abs_det": inner,
     }

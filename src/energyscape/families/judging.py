@@ -16,6 +16,7 @@ from torch import Tensor
 
 from energyscape import detection
 from energyscape.data import TableCodec
+from energyscape.detectors import TableRows
 from energyscape.families.bar import ProgressCallback, as_steps
 from energyscape.families.deciding import Decides
 from energyscape.families.drifting import DriftFound, measure_drift
@@ -120,6 +121,8 @@ class Judging(Fitted, Decides, abc.ABC):
     ) -> NDArray[np.float64]:
         """Surprise of each row and coordinate; of the first rows alone, `least` at least, where all
         would take longer than `seconds`."""
+        if not len(x):
+            return np.zeros((0, math.prod(x.shape[1:])))
         device = next(self.model_.parameters()).device
         chunk = max(1, 65536 // max(x[0].numel(), 1))
         shown, parts, done = as_steps(progress, phase), [], 0
@@ -194,9 +197,27 @@ class Judging(Fitted, Decides, abc.ABC):
         (True, ['x1'])
         """
         known = self._calibration_scores()
-        scores = self.anomaly_score(X) if scores is None else scores
+        return self._drift(X, known, self.anomaly_score(X) if scores is None else scores)
+
+    def _drift(self, X: Any, known: NDArray[np.float64], scores: NDArray[np.float64]) -> DriftFound:
+        """By scores of any kind, of calibration rows and of these."""
         if self.data_kind_ == "pictures":
             return DriftFound(detection.drift_test(known, scores), ())
-        kept = self.decode(torch.from_numpy(self.calibration_["rows"]).double())
-        before, after = (as_rows(self._conform(part), self.schema_) for part in (kept, X))
+
+        def rows(data: Any) -> TableRows:
+            return as_rows(self._conform(data), self.schema_)
+
+        # Numbers of both through the same door and back: ties must stay ties. Names have none to lose.
+        before, new = rows(self.decode(self._kept()[0])), rows(self.decode(self.encode(X)))
+        after = TableRows(new.numbers, rows(X).codes)
         return measure_drift(self.schema_, before, after, known, scores, stranger=False)
+
+    def _kept(self) -> tuple[Tensor, NDArray[np.float64]]:
+        """Calibration rows kept, encoded, and the codec's Jacobian of each."""
+        x = torch.from_numpy(np.asarray(self.calibration_["rows"], dtype=np.float64))
+        if "log_abs_det" in self.calibration_:
+            return x, self.calibration_["log_abs_det"]
+        if not len(x):
+            return x, np.empty(0)
+        again = self.codec_.encode(self._conform(self.decode(x)), None)  # of earlier versions
+        return torch.from_numpy(again.x), again.log_abs_det

@@ -32,6 +32,8 @@ _ROUNDS = 3
 _HALF_WAY = 0.5
 #: Rows of a round, and how many fewer are no measure.
 _MOST, _LEAST = 4096, 256
+#: Expected of a value in a round before its count says anything.
+_FEWEST = 2.0
 #: A row drawn costs about 35 evaluations, a row trained on about 3; a tenth of the training is spent.
 _TRAINED_A_DRAW = 117
 
@@ -77,7 +79,8 @@ def match_shares(
 def weights(seen: NDArray[np.int64], wanted: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
     """What logarithms of shares are moved by, ``(1 - 1/z^2) / 2`` of what they lack, 0 for ``|z| < 1``.
 
-    Here z is a count's distance from what was wanted in standard deviations.
+    Here z is a count's distance from what was wanted in standard deviations. Values that were wanted
+    less than twice stay: of them no count says too few, and some would say too many.
 
     >>> weights(np.array([20, 80]), np.array([0.5, 0.5]), 100).round(2).tolist()
     [0.43, -0.22]
@@ -86,5 +89,5 @@ def weights(seen: NDArray[np.int64], wanted: NDArray[np.float64], rows: int) -> 
     """
     expected = rows * wanted
     square = (seen - expected) ** 2 / (expected * np.maximum(1 - wanted, 1e-12))
-    sure = np.maximum(1 - 1 / np.maximum(square, 1.0), 0.0)
+    sure = np.where(expected < _FEWEST, 0.0, 1 - 1 / np.maximum(square, 1.0))
     return np.asarray(_HALF_WAY * sure * np.log((expected + 1) / (seen + 1)) + 0.0)
