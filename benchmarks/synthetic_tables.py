@@ -257,7 +257,9 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--rows", type=int, default=5000)
-    parser.add_argument("--seconds", type=float, help="of edm's training, in the place of its steps")
+    parser.add_argument(
+        "--seconds", type=float, help="of edm's training, in the place of its steps"
+    )
     parser.add_argument("--steps", type=int)
     parser.add_argument("--forest-levels", type=int, default=20)
     parser.add_argument("--forest-copies", type=int, default=10)
