@@ -124,7 +124,9 @@ def measure(folder: Path, run: Path, suffix: str, rows: int, gib: float) -> dict
         "pieces_kept": kept,
         "seconds": round(took, 1),
         "exit_code": code,
-        "peak_rss_gib": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 2),
+        "peak_rss_of_any_command_gib": round(
+            resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 2
+        ),
     }
     if code == 0:
         found = pl.read_parquet(out)
@@ -153,7 +155,8 @@ def main() -> None:
     parser.add_argument("--gib", type=float, default=1.0)
     parser.add_argument("--suffix", nargs="+", default=["csv", "parquet"])
     arguments = parser.parse_args()
-    results = []
+    known = json.loads(OUT.read_text())["results"] if OUT.is_file() else []
+    results = [r for r in known if r["file"] not in arguments.suffix]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         wide(LEARNED, 0).write_csv(folder / "learned.csv")
