@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import torch
 
-from energyscape.data import Atoms
+from energyscape.data.atoms import Atoms
 from energyscape.families import EDM, edm
 from energyscape.families.shares import match_shares, rows_to_match, weights
 from energyscape.models import EDMPreconditioning, FewValues, MixedDenoiser

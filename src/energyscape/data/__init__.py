@@ -11,7 +11,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from energyscape.data.atoms import Atoms
     from energyscape.data.builtin import BUILTIN, built_in
     from energyscape.data.codecs import Codec, Encoded
     from energyscape.data.errors import DataError
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from energyscape.data.tables import read_table, write_table
 
 _HOME = {
-    "Atoms": "atoms",
     "BUILTIN": "builtin",
     "Codec": "codecs",
     "Column": "schema",
@@ -65,7 +63,6 @@ _HOME = {
 
 __all__ = [
     "BUILTIN",
-    "Atoms",
     "Codec",
     "Column",
     "DataError",

@@ -252,10 +252,11 @@ class ModelDetector(OutlierMixin, Decides, BaseEstimator):
             )
 
     def _combine(self, found: NDArray[np.float64]) -> NDArray[np.float64]:
+        """One score a row, to single precision: ties must not hang on the batch a row came in."""
         if not self.laws_:
-            return found[:, 0]
+            return found[:, 0].astype(np.float32).astype(np.float64)
         parts = [law.surprise(column) for law, column in zip(self.laws_, found.T, strict=True)]
-        return np.mean(parts, axis=0)
+        return np.mean(parts, axis=0).astype(np.float32).astype(np.float64)
 
     def _calibration_scores(self) -> NDArray[np.float64]:
         check_is_fitted(self, "model_")

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from energyscape.data import Atoms
+from energyscape.data.atoms import Atoms
 from energyscape.models import MixedDenoiser
 
 __all__ = ["match_shares", "rows_to_match"]
