@@ -10,7 +10,7 @@ from scipy.special import ndtr
 
 from energyscape.data import TableCodec, codec_from_state, schema_from_array
 from energyscape.data.blocks import NumberBlock, SignBlock, StepBlock
-from energyscape.data.ranks import RankBlock, _gaps, clumped, ranked, spikes, stepped
+from energyscape.data.ranks import RankBlock, _gaps, clumped, islands, ranked, spikes, stepped
 
 
 def log_normal(x: np.ndarray) -> np.ndarray:
@@ -158,6 +158,40 @@ def test_less_than_a_rows_share_lies_in_the_gap_between_clumps() -> None:
         assert ((drawn > 0.1) & (drawn < 9.5)).mean() < 1 / n
         for smooth in (rng.normal(size=n), rng.standard_cauchy(n), np.exp(3 * rng.normal(size=n))):
             assert len(_gaps(np.sort(smooth), np.arange(0, n, n // 30))) == 0
+
+
+@pytest.mark.parametrize("unit", [1, 86_400])
+def test_days_of_seasons_are_islands_and_nothing_lies_between(unit: int) -> None:
+    """In days, and in seconds, of so many values that knots are thinned: of what a standard normal
+    decodes to, less than a row's share lies where no rows are, for each of the two stretches."""
+    rng = np.random.default_rng(0)
+    season = rng.integers(0, 3, 600)
+    v = np.floor(unit * (365 * season + 30 * rng.random(600)))
+    assert islands(v)
+    assert ranked(v, cell=True)
+    assert not ranked(v, cell=False)
+    block = RankBlock.fit(v, True, 0.0, float(v.max()))
+    drawn = block.decode(rng.standard_normal((20_000, 1)))
+    inside = (drawn % (365 * unit)) < 30 * unit
+    assert (~inside).mean() < 2 / 600
+    shares = np.bincount((drawn // (365 * unit)).astype(int), minlength=3) / 20_000
+    assert shares == pytest.approx(np.bincount(season) / 600, abs=0.02)
+
+
+def test_what_is_no_island() -> None:
+    """One wild row, a long tail, even days, and a gap that is no fifth of the range."""
+    rng = np.random.default_rng(1)
+    days = rng.integers(0, 1000, 500).astype(float)
+    for v in (
+        np.append(days, 1e6),
+        np.floor(np.exp(3 * rng.normal(size=500))),
+        days,
+        np.concatenate([days, days + 1150]),
+        np.full(500, 3.0),
+        np.arange(5.0),
+    ):
+        assert not islands(v)
+    assert not islands(np.array([np.nan, 1.0]))
 
 
 def test_the_codec_takes_ranks_where_they_are_due_and_keeps_them() -> None:

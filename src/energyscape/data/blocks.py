@@ -9,8 +9,9 @@ training rows; ``log|dx/dv| = log T'(v) - log s``. T is the identity, or for hea
 the second because one wild value would otherwise set s and squeeze the rest into a point. Here
 IQR = 1.349 r; when half the values are tied, r is the median distance of the others to the median.
 Whole numbers are first spread over their cell, ``v + u`` with ``u ~ U[0, 1)`` of density 1. Columns
-with spikes or with coarse whole numbers go by their ranks instead (:mod:`energyscape.data.ranks`), and
-whole numbers of at most 16 values from lowest to highest stay steps, ``(v - m) / s + 0.075 e / s``.
+with spikes, and whole numbers that are coarse or lie in islands (days of several seasons), go by their
+ranks instead (:mod:`energyscape.data.ranks`); whole numbers of at most 16 values from lowest to highest
+stay steps, ``(v - m) / s + 0.075 e / s``.
 
 Names. A category of k values is ``x = a (onehot - p) + tau e`` with ``e ~ N(0, I_k)``, p the
 training frequencies and ``a = min(1 / sqrt(1 - sum p^2), 4)``, so that the block's total variance

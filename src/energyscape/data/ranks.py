@@ -1,4 +1,4 @@
-r"""A number by its rank: for columns with spikes or clumps, far tails or few whole values.
+r"""A number by its rank: for columns with spikes, clumps or islands, far tails or few whole values.
 
     u = F(v),    x = Phi^-1(u),    log|dx/dv| = log F'(v) - log phi(x)
 
@@ -28,6 +28,7 @@ _COARSE_SHARE = 0.1
 _FEW_STEPS = 16
 _ROWS_BETWEEN = 10
 _GAP_SHARE = 0.8
+_EMPTY_SHARE = 0.2
 _CLUMP_BINS, _CLUMP_RATIO, _CLUMP_WIDTH = 50, 10.0, 0.05
 _SPIKE_SHARE, _SPIKE_ROWS, _SPIKE_RATIO, _SPIKE_NEIGHBOURS = 0.02, 10, 5.0, 5
 
@@ -82,9 +83,26 @@ def stepped(values: np.ndarray) -> bool:
     return bool(len(v)) and 0 < np.ptp(v) < _FEW_STEPS
 
 
+def islands(values: np.ndarray) -> bool:
+    """Whether rows lie on both sides of a stretch that holds none and is a fifth of the range or more.
+
+    Days of three seasons do, and no single wild row does: each side has 2 % of the rows, 10 at least.
+    A smooth density of all of them draws days between the seasons.
+
+    >>> islands(np.r_[0:30, 365:395]), islands(np.r_[0:300, 5000])
+    (True, False)
+    """
+    v = np.sort(values[~np.isnan(values)])
+    least = int(max(_SPIKE_ROWS, _SPIKE_SHARE * len(v)))
+    inner = v[least - 1 : len(v) - least + 1]
+    if len(inner) < 2 or inner[0] == inner[-1]:
+        return False
+    return bool(np.diff(inner).max() >= _EMPTY_SHARE * (v[-1] - v[0]))
+
+
 def ranked(values: np.ndarray, cell: bool) -> bool:
-    """Whether a column is better learned by its ranks: it has spikes or clumps, or counts coarsely
-    (``cell``).
+    """Whether a column is better learned by its ranks: it has spikes or clumps, or counts coarsely or
+    in islands (``cell``).
 
     A smooth density tells whole numbers apart whose most frequent one holds less than a tenth of the
     rows; others need cells that are wide where they are frequent.
@@ -93,6 +111,8 @@ def ranked(values: np.ndarray, cell: bool) -> bool:
     if len(v) < 2 or v.min() == v.max():
         return False
     if cell and np.unique(v, return_counts=True)[1].max() >= _COARSE_SHARE * len(v):
+        return True
+    if cell and islands(v):
         return True
     return bool(len(spikes(v))) or (not cell and clumped(v))
 
@@ -225,9 +245,13 @@ def _continuous(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _thinned(knots: np.ndarray, ranks: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Knots at quantiles, and both ends of cells that hold 2 % of the rows or more."""
+    """Knots at quantiles, and both ends of cells that hold 2 % of the rows or more, and of stretches
+    without rows that are a fifth of the range."""
     at = np.searchsorted(ranks, _levels(n))
     large = np.flatnonzero(np.diff(ranks) >= _SPIKE_SHARE)
-    kept = np.unique(np.concatenate([at, large, large + 1, [0, len(knots) - 1]]))
+    wide = np.diff(knots) >= _EMPTY_SHARE * (knots[-1] - knots[0])
+    empty = np.flatnonzero(wide & (np.diff(ranks) == 0))
+    ends = [large, large + 1, empty, empty + 1, [0, len(knots) - 1]]
+    kept = np.unique(np.concatenate([at, *ends]))
     kept = kept[kept < len(knots)]
     return knots[kept], ranks[kept]
