@@ -294,6 +294,9 @@ def main() -> None:
                     "cpu_seconds": cpu,
                     "measures": measures | {"target": target},
                 }
+                if method == "forest":
+                    cut = {"forest_levels": options.forest_levels}
+                    result |= cut | {"forest_copies": options.forest_copies}
                 keep(result, options)
                 head = {
                     k: round(v[0], 3) for k, v in result["measures"].items() if "column " not in k
