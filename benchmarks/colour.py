@@ -92,7 +92,7 @@ def main() -> None:
             "settings": args.set,
             "seconds": seconds,
             "training": {k: about[k] for k in ("steps", "seconds", "parameters", "precision")},
-            "quality": json.loads(Path(numbers).read_text()),
+            "quality": json.loads(Path(numbers).read_text())["measures"],
             "report_bytes": Path(page).stat().st_size,
         }
         (HERE / "results" / "colour.json").write_text(json.dumps(record, indent=1) + "\n")
