@@ -22,6 +22,7 @@ from energyscape.diffusion import (
 )
 from energyscape.diffusion.bound import (
     discretised_log_prob,
+    gaussian_log_prob,
     step_probabilities,
     terminal_kl,
     transition_kl,
@@ -207,6 +208,18 @@ def test_transition_is_zero_for_the_true_posterior():
     eps = torch.randn(5, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
     kl = transition_kl(Chain.linear(), known, x0, 400, eps)
     assert kl.abs().max() < 1e-12
+
+
+def test_a_decoder_can_be_a_function():
+    """One that gives the Gaussian's values gives the same bound, in both forms of it."""
+    chain = Chain.linear(40)
+    x0 = torch.linspace(-1, 1, 6, dtype=F64).reshape(3, 2)
+    for form in (variational_bound, bound_by_step):
+        named, given = (
+            form(chain, _gaussian(), x0, torch.Generator().manual_seed(0), decoder=decoder)
+            for decoder in ("gaussian", gaussian_log_prob)
+        )
+        torch.testing.assert_close(named.decoder, given.decoder, rtol=0, atol=0)
 
 
 def test_discretised_decoder_adds_up_and_survives_far_tails():

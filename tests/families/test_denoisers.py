@@ -110,8 +110,59 @@ def test_the_bound_of_pictures_is_that_of_clipped_estimates(clip):
     rng = torch.Generator().manual_seed(model._seed(1) + 15485863)
     kind = {"variance": "fixed_small", "clip": None if clip == "none" else (-1.0, 1.0)}
     expected = variational_bound(model.chain_, model._double(), x, rng, **kind).value
-    found = model.bound(pictures[:5], random_state=1)
+    found = model.bound(pictures[:5], decoder="gaussian", random_state=1)
     np.testing.assert_allclose(found.value, encoded.log_abs_det - expected.numpy(), rtol=1e-9)
+
+
+def _pixels(levels: int, num_steps: int = 40) -> DDPM:
+    pictures = np.random.default_rng(0).integers(0, levels, (60, 1, 1), dtype=np.uint8)
+    pictures[0] = levels - 1
+    return DDPM(max_steps=3, num_steps=num_steps, width=8, random_state=0).fit(pictures)
+
+
+def test_probabilities_of_all_levels_add_up_to_less_than_one():
+    """The bound is on a probability: over all 256 pictures of one pixel its exponentials add up to at
+    most 1, and with an exact denoiser of even levels to nearly that."""
+    model = _pixels(256, num_steps=400)
+    pictures = np.arange(256, dtype=np.uint8)[:, None, None]
+    middles = torch.from_numpy(model.codec_.encode(pictures, None).x)
+
+    def exact(x, sigma):
+        level = middles.flatten()[:, None]
+        weights = torch.softmax(
+            -0.5 * ((x.flatten() - level) / per_row(sigma, x).flatten()) ** 2, 0
+        )
+        return (weights * level).sum(0).reshape(x.shape)
+
+    def total():
+        found = np.mean([model.bound(pictures, random_state=i).value for i in range(2)], axis=0)
+        return np.exp(found).sum()
+
+    assert total() < 1
+    model.model_, model._frozen = _UnitGaussian(), None
+    model.model_.function = exact
+    assert 0.5 < total() < 1
+
+
+@pytest.mark.parametrize(("levels", "same"), [(256, "discretised"), (17, "gaussian")])
+def test_the_last_step_is_discretised_where_levels_are_narrow(levels, same):
+    """By default; the other one differs."""
+    model = _pixels(levels)
+    rows = np.arange(0, levels, 4, dtype=np.uint8)[:, None, None]
+    usual, named = (model.bound(rows, random_state=1, decoder=d).value for d in ("auto", same))
+    np.testing.assert_array_equal(usual, named)
+    other = {"discretised": "gaussian", "gaussian": "discretised"}[same]
+    assert (model.bound(rows, random_state=1, decoder=other).value != named).all()
+    assert model.bound_terms(rows, random_state=1).discretised == (same == "discretised")
+
+
+def test_a_table_has_no_levels_to_discretise():
+    """And no decoder of another name."""
+    model = DDPM(**QUICK).fit(X)
+    with pytest.raises(ValueError, match="is for pictures"):
+        model.bound(X[:2], decoder="discretised")
+    with pytest.raises(ValueError, match="not 'poisson'"):
+        model.bound_terms(X[:2], decoder="poisson")
 
 
 def test_the_bound_is_tight_for_a_gaussian():

@@ -147,6 +147,19 @@ class PictureCodec:
         inner = self.edges[1:-1]
         return np.searchsorted(inner, np.moveaxis(x, 1, 3), side="right").astype(np.uint8)
 
+    def cells(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Both ends of the cell that each x lies in; the outermost cells are open.
+
+        >>> codec = PictureCodec((1, 1, 1), levels=4)
+        >>> [end.item() for end in codec.cells(np.full((1, 1, 1, 1), -0.2))]
+        [-0.5, 0.0]
+        >>> [end.item() for end in codec.cells(np.full((1, 1, 1, 1), -0.9))]
+        [-inf, -0.5]
+        """
+        ends = np.concatenate([[-np.inf], self.edges[1:-1], [np.inf]])
+        v = np.searchsorted(self.edges[1:-1], x, side="right")
+        return ends[v], ends[v + 1]
+
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The edges; shape, levels and spread."""
         meta = {"shape": list(self.shape), "levels": self.levels, "spread": self.spread}

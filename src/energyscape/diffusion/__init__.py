@@ -7,6 +7,7 @@ from energyscape.diffusion.bound import (
     BoundByStep,
     Decoder,
     bound_by_step,
+    cell_log_prob,
     path_log_ratio,
     variational_bound,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "Variance",
     "blurred_start",
     "bound_by_step",
+    "cell_log_prob",
     "clip_denoised",
     "initial_noise",
     "ladder",

@@ -10,13 +10,15 @@
 expectation is the same sum, by telescoping (Bayes' rule at every step).
 
 L_0 is a Gaussian's for continuous data, and for 8-bit pictures on [-1, 1] the mass of the pixel's bin,
-open at both edges (eq. 13). All arithmetic but the network's is float64.
+open at both edges (eq. 13); any other ``log p(x_0 | x_1)`` can be given as a function. All arithmetic
+but the network's is float64.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +31,7 @@ __all__ = [
     "BoundByStep",
     "Decoder",
     "bound_by_step",
+    "cell_log_prob",
     "discretised_log_prob",
     "gaussian_kl",
     "gaussian_log_prob",
@@ -37,7 +40,8 @@ __all__ = [
     "variational_bound",
 ]
 
-Decoder = Literal["gaussian", "discretised"]
+#: ``log p(x_0 | x_1)`` of each row, by name or as a function of x_0 and the last reverse kernel.
+Decoder: TypeAlias = Literal["gaussian", "discretised"] | Callable[[Tensor, Reverse], Tensor]
 
 
 class Bound(NamedTuple):
@@ -90,9 +94,23 @@ def discretised_log_prob(x: Tensor, p: Reverse, *, bins: int = 256) -> Tensor:
     1.0
     """
     half = 1 / (bins - 1)
+    upper = torch.where(x > 1 - half, math.inf, x + half)
+    lower = torch.where(x < -1 + half, -math.inf, x - half)
+    return cell_log_prob(lower, upper, p)
+
+
+def cell_log_prob(lower: Tensor, upper: Tensor, p: Reverse) -> Tensor:
+    """log of the mass that N(mean, e^log_var) has between two ends, summed over a row, (batch,).
+
+    Examples
+    --------
+    >>> p = Reverse(torch.zeros(1, 1), torch.tensor(0.0))
+    >>> ends = torch.tensor([[-1.0]]), torch.tensor([[1.0]])
+    >>> round(float(cell_log_prob(*ends, p).exp()), 4)
+    0.6827
+    """
     scale = (-0.5 * p.log_var).exp()
-    upper = torch.where(x > 1 - half, math.inf, (x - p.mean + half) * scale)
-    lower = torch.where(x < -1 + half, -math.inf, (x - p.mean - half) * scale)
+    lower, upper = (lower - p.mean) * scale, (upper - p.mean) * scale
     # Phi(b) - Phi(a) = Phi(-a) - Phi(-b): taken in the lower tail, where no digits are lost.
     flip = lower + upper > 0
     low, high = torch.where(flip, -upper, lower), torch.where(flip, -lower, upper)
@@ -101,6 +119,8 @@ def discretised_log_prob(x: Tensor, p: Reverse, *, bins: int = 256) -> Tensor:
 
 
 def _decode(x0: Tensor, p: Reverse, decoder: Decoder, bins: int) -> Tensor:
+    if callable(decoder):
+        return -decoder(x0, p)
     if decoder == "gaussian":
         return -gaussian_log_prob(x0, p)
     if decoder == "discretised":
@@ -176,7 +196,8 @@ def variational_bound(
         Sample this many steps a row, at least 2, instead of evaluating all N - 1.
     probabilities : Tensor of shape (N - 1,), optional
         Of the sampled steps; `step_probabilities` by default.
-    decoder : {"gaussian", "discretised"}
+    decoder : {"gaussian", "discretised"} or callable
+        A function of x_0 and a `Reverse` gives ``log p(x_0 | x_1)`` of each row, shape (batch,).
     bins : int
         Grey levels, evenly over [-1, 1], of the discretised decoder.
     decoder_draws : int
@@ -271,6 +292,8 @@ def bound_by_step(
     *,
     most: int = 120,
     shared_noise: bool = False,
+    decoder: Decoder = "gaussian",
+    bins: int = 256,
     label: Tensor | None = None,
     variance: Variance | None = None,
     clip: Clip | None = None,
@@ -284,8 +307,8 @@ def bound_by_step(
 
     Parameters
     ----------
-    chain, model, x0, rng, label, variance, clip
-        As for `variational_bound`, with its Gaussian decoder.
+    chain, model, x0, rng, decoder, bins, label, variance, clip
+        As for `variational_bound`; L_0 is of one draw.
     most : int
         The most steps to evaluate.
     shared_noise : bool
@@ -325,8 +348,8 @@ def bound_by_step(
     terms = [transition_kl(chain, model, x0, i, draw(), **settings) for i in steps.tolist()]
     per_step = torch.stack(terms, 1) if terms else x0.new_zeros(len(x0), 0)
     reverse = chain.reverse(model, chain.noise(x0, 0, draw()), 0, **settings)
-    decoder = -gaussian_log_prob(x0, reverse)
-    return BoundByStep(steps, counts.to(x0.device), per_step, terminal_kl(chain, x0), decoder)
+    decoded = _decode(x0, reverse, decoder, bins)
+    return BoundByStep(steps, counts.to(x0.device), per_step, terminal_kl(chain, x0), decoded)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ v 2202.00512; min-SNR weights 2303.09556.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, NamedTuple, cast
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -23,15 +23,19 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from energyscape import schedules
+from energyscape.data import PictureCodec
 from energyscape.diffusion import (
     BoundLoss,
     Chain,
     Clip,
+    Decoder,
     Guided,
     HybridLoss,
     LearnedRange,
+    Reverse,
     Variance,
     bound_by_step,
+    cell_log_prob,
     variational_bound,
 )
 from energyscape.families import settings as s
@@ -62,13 +66,17 @@ _PRECONDITIONINGS: dict[str, Callable[[], Preconditioning]] = {
 _NEGLIGIBLE_BITS = 1e-3
 _WALK_STEPS = 32
 
+#: The last step of the bound; "auto": discretised where cells are narrow beside the first noise.
+LastStep: TypeAlias = Literal["auto", "gaussian", "discretised"]
+
 
 class BoundTerms(NamedTuple):
     """The bound on ``-log p`` of rows and its parts in nats, arrays of shape (n,) and (n, S).
 
     `steps` are the indices evaluated, `per_step` their terms and `reference` those of the best answer
     that knows mean and variance of each coordinate alone, at the smaller variance of the reverse where
-    the model's is learned. `value` is in original units.
+    the model's is learned. `decoder` is minus the log of a density, or where it is `discretised` of the
+    probability of a picture's levels. `value` is in original units.
     """
 
     num_steps: int
@@ -79,6 +87,7 @@ class BoundTerms(NamedTuple):
     transitions: np.ndarray
     decoder: np.ndarray
     log_abs_det: np.ndarray
+    discretised: bool
 
     @property
     def value(self) -> np.ndarray:
@@ -211,7 +220,12 @@ class DDPM(DenoiserEstimator):
         return Composition(model, DenoisingLoss(schedules.Ladder(chain.sigmas), weight, hidden))
 
     def bound(
-        self, X: Any, *, num_steps: int | None = None, random_state: int | None = None
+        self,
+        X: Any,
+        *,
+        num_steps: int | None = None,
+        decoder: LastStep = "auto",
+        random_state: int | None = None,
     ) -> Values:
         """A lower bound of the log-density of each row, nats, original units.
 
@@ -220,6 +234,11 @@ class DDPM(DenoiserEstimator):
         X : array, DataFrame, pictures or Dataset
         num_steps : int, optional
             Steps of the chain drawn for each row by importance, at least 2; all of them by default.
+        decoder : {"auto", "gaussian", "discretised"}
+            The last step. "gaussian" gives a density, and of pictures that of levels with noise drawn
+            within each. "discretised", for pictures, gives the probability of their levels; it pays
+            for finding the middle of each level, and so is used by "auto" where levels are no wider
+            than twice the first noise: of 256 grey levels, not of 17.
         random_state : int, optional
 
         Returns
@@ -229,9 +248,14 @@ class DDPM(DenoiserEstimator):
             is that of the whole chain from N(0, I), told no class and, of pictures and unless
             ``clip="none"``, with estimates of x_0 clipped to their range.
 
+        Raises
+        ------
+        ValueError
+            If a table's last step is to be discretised.
+
         References
         ----------
-        2006.11239 equation 5, with a Gaussian decoder and the data's dequantisation.
+        2006.11239 equations 5 and 13.
 
         Examples
         --------
@@ -241,20 +265,43 @@ class DDPM(DenoiserEstimator):
         'lower_bound'
         """
         seed = self._seed(random_state)
-        encoded = self.codec_.encode(self._conform(X), np.random.default_rng(seed))
-        device = next(self.model_.parameters()).device
-        rng = torch.Generator(device).manual_seed(seed + 15485863)
+        x, inner, last = self._for_bound(X, seed, decoder)
+        rng = torch.Generator(x.device).manual_seed(seed + 15485863)
         found = variational_bound(
             self._chain(),
             self._double(),
-            torch.from_numpy(encoded.x).to(device),
+            x,
             rng,
             num_steps=num_steps,
+            decoder=last,
             variance=self._variance,
             clip=self._bound_clip,
         )
-        value = encoded.log_abs_det - found.value.cpu().numpy()
-        return Values(value, "lower_bound", found.stderr.cpu().numpy())
+        return Values(inner - found.value.cpu().numpy(), "lower_bound", found.stderr.cpu().numpy())
+
+    def _for_bound(
+        self, X: Any, seed: int, decoder: LastStep
+    ) -> tuple[Tensor, np.ndarray, Decoder]:
+        """Encoded rows, what their units add to a log-density, and the decoder of the last step."""
+        if decoder not in ("auto", "gaussian", "discretised"):
+            raise ValueError(f"decoder is 'auto', 'gaussian' or 'discretised', not {decoder!r}")
+        codec, data = self.codec_, self._conform(X)
+        device = next(self.model_.parameters()).device
+        narrow = isinstance(codec, PictureCodec) and codec.cell <= 2 * float(
+            self._chain().sigmas[0]
+        )
+        if decoder == "gaussian" or (decoder == "auto" and not narrow):
+            encoded = codec.encode(data, np.random.default_rng(seed))
+            return torch.from_numpy(encoded.x).to(device), encoded.log_abs_det, "gaussian"
+        if not isinstance(codec, PictureCodec):
+            raise ValueError("decoder='discretised' is for pictures, whose values are whole levels")
+        x = codec.encode(data, None).x
+        lower, upper = (torch.from_numpy(end).to(device) for end in codec.cells(x))
+
+        def last(x0: Tensor, reverse: Reverse) -> Tensor:
+            return cell_log_prob(lower, upper, reverse)
+
+        return torch.from_numpy(x).to(device), np.zeros(len(x)), last
 
     def _bound_of_row(self, x: Tensor) -> Tensor:
         """The bound of encoded rows before the codec's Jacobian, (n,), all noised alike."""
@@ -271,7 +318,12 @@ class DDPM(DenoiserEstimator):
         return -(found.terminal + found.transitions + found.decoder)
 
     def bound_terms(
-        self, X: Any, *, most_steps: int = 120, random_state: int | None = None
+        self,
+        X: Any,
+        *,
+        most_steps: int = 120,
+        decoder: LastStep = "auto",
+        random_state: int | None = None,
     ) -> BoundTerms:
         """The bound taken apart: the chain's end, its steps and the last one.
 
@@ -281,6 +333,8 @@ class DDPM(DenoiserEstimator):
         most_steps : int
             The most steps evaluated, as in `bound_by_step`; the sum of all is estimated from them
             without bias.
+        decoder : {"auto", "gaussian", "discretised"}
+            As in `bound`.
         random_state : int, optional
 
         References
@@ -295,11 +349,8 @@ class DDPM(DenoiserEstimator):
         >>> terms.per_step.shape == (3, len(terms.steps)), terms.value.shape
         (True, (3,))
         """
-        noise = np.random.default_rng(self._seed(random_state))
-        encoded = self.codec_.encode(self._conform(X), noise)
-        model, chain = self._scorer(self._scoring_dtype()), self._chain()
-        device = next(model.parameters()).device
-        x = torch.from_numpy(encoded.x).to(device)
+        x, inner, last = self._for_bound(X, self._seed(random_state), decoder)
+        model, chain, device = self._scorer(self._scoring_dtype()), self._chain(), x.device
         mean, variance = self._moments(device)
 
         def alone(x_t: Tensor, sigma: float | Tensor) -> Tensor:
@@ -309,12 +360,10 @@ class DDPM(DenoiserEstimator):
         if fixed == "learned_range":
             fixed = "fixed_small"
         both = []
-        clip = self._bound_clip
+        settings: dict[str, Any] = {"most": most_steps, "clip": self._bound_clip, "decoder": last}
         for judged, kind in ((model, self._variance), (FunctionDenoiser(alone), fixed)):
             rng = torch.Generator(device).manual_seed(self._seed(random_state) + 15485863)
-            both.append(
-                bound_by_step(chain, judged, x, rng, most=most_steps, variance=kind, clip=clip)
-            )
+            both.append(bound_by_step(chain, judged, x, rng, variance=kind, **settings))
         found, reference = both
         return BoundTerms(
             chain.num_steps,
@@ -324,7 +373,8 @@ class DDPM(DenoiserEstimator):
             found.terminal.cpu().numpy(),
             found.transitions.cpu().numpy(),
             found.decoder.cpu().numpy(),
-            encoded.log_abs_det,
+            inner,
+            callable(last),
         )
 
     def _walk_steps(self) -> int:

@@ -54,10 +54,11 @@ def bound(subject: Subject, *, seed: int = 0, most_steps: int = 120) -> Section 
 
 
 def _table(terms: Any, unit: float, name: str) -> Table:
+    last = "the probability of its levels" if terms.discretised else "the density of the row"
     parts = [
         ("end of the chain against N(0, I): L_T", terms.terminal),
         (f"the {terms.num_steps - 1:,} steps back: L_1 and so on", terms.transitions),
-        ("last step, the density of the row: L_0", terms.decoder),
+        (f"last step, {last}: L_0", terms.decoder),
         ("change of units", -terms.log_abs_det),
         ("bound on −log p", terms.value),
     ]
