@@ -287,9 +287,9 @@ class DDPM(DenoiserEstimator):
             raise ValueError(f"decoder is 'auto', 'gaussian' or 'discretised', not {decoder!r}")
         codec, data = self.codec_, self._conform(X)
         device = next(self.model_.parameters()).device
-        narrow = isinstance(codec, PictureCodec) and codec.cell <= 2 * float(
-            self._chain().sigmas[0]
-        )
+        narrow = False
+        if isinstance(codec, PictureCodec):
+            narrow = float(np.diff(codec.edges).max()) <= 2 * float(self._chain().sigmas[0])
         if decoder == "gaussian" or (decoder == "auto" and not narrow):
             encoded = codec.encode(data, np.random.default_rng(seed))
             return torch.from_numpy(encoded.x).to(device), encoded.log_abs_det, "gaussian"
