@@ -178,6 +178,42 @@ def test_days_of_seasons_are_islands_and_nothing_lies_between(unit: int) -> None
     assert shares == pytest.approx(np.bincount(season) / 600, abs=0.02)
 
 
+@pytest.mark.parametrize(
+    ("unit", "period", "open_", "periods", "n"),
+    [
+        (1, 365, 60, 10, 1000),
+        (1, 365, 180, 10, 1000),
+        (1, 365, 30, 30, 2000),
+        (3600, 24, 8, 100, 6000),
+    ],
+)
+def test_many_seasons_are_islands(unit: int, period: int, open_: int, periods: int, n: int) -> None:
+    """Ten and thirty years of them, and the hours of a hundred working days in seconds, though none of
+    their gaps is a fifth of the range: three rows in a hundred at most are drawn outside, and a smooth
+    law over all of the range would draw a half and more."""
+    rng = np.random.default_rng(0)
+    v = np.floor(unit * (period * rng.integers(0, periods, n) + open_ * rng.random(n)))
+    assert islands(v)
+    block = RankBlock.fit(v, True, 0.0, float(v.max()))
+    drawn = block.decode(rng.standard_normal((20_000, 1)))
+    assert (drawn % (period * unit) >= open_ * unit).mean() < 0.03
+
+
+@pytest.mark.parametrize("n", [100, 1000, 20_000])
+def test_what_has_no_empty_stretches(n: int) -> None:
+    """Heavy tails, counts, weekdays, rounded sums and two modes that meet."""
+    rng = np.random.default_rng(2)
+    days = rng.integers(0, 3650, 2 * n)
+    for v in (
+        rng.pareto(0.5, n), rng.pareto(1.0, n), np.exp(rng.normal(8, 2, n)), rng.standard_cauchy(n),
+        rng.poisson(3, n), rng.integers(0, 10**6, n), days[days % 7 < 5][:n],
+        30 * rng.integers(0, 120, n),
+        np.where(rng.random(n) < 0.9, 1000 * rng.integers(1, 60, n), rng.integers(1000, 60_000, n)),
+        1000 * (rng.normal(size=n) + 6 * (rng.random(n) < 0.5)),
+    ):  # fmt: skip
+        assert not islands(np.round(np.minimum(1000 * v, 1e15)))
+
+
 def test_what_is_no_island() -> None:
     """One wild row, a long tail, even days, and a gap that is no fifth of the range."""
     rng = np.random.default_rng(1)

@@ -50,25 +50,19 @@ def decisions(
 class Judge(NamedTuple):
     """What a family goes by.
 
-    `scores` of rows, and those of its calibration rows; what drove each row, and how a batch has moved,
-    from its rows and scores, where that is known.
+    `scores` of rows, and those of its calibration rows; how a batch has moved, from its rows and
+    scores; and what drove each row, where that is known.
     """
 
     scores: Callable[[Any], np.ndarray]
     calibration: np.ndarray
+    drift: Callable[[Any, np.ndarray], DriftFound]
     drivers: Callable[[Any], list[str]] | None = None
-    drift: Callable[[Any, np.ndarray], DriftFound] | None = None
 
 
 def say_drift(judge: Judge, rows: Callable[[], Dataset], scores: np.ndarray, quiet: bool) -> None:
     """Whether a batch differs from the calibration rows, and in which columns; nothing without them."""
-    from energyscape.detection import drift_test
-
-    if not len(judge.calibration):
-        return
-    if judge.drift is None:
-        _say_shift(drift_test(judge.calibration, scores), quiet)
-    else:
+    if len(judge.calibration):
         _say_moved(judge.drift(rows(), scores), quiet)
 
 
@@ -96,7 +90,8 @@ def _say_moved(found: DriftFound, quiet: bool) -> None:
     if len(moved) > _SHOWN:
         note(f"and {len(moved) - _SHOWN} more columns have moved", quiet=quiet)
     if not moved and found.scores.p_value >= _DRIFT:
-        tell("no drift seen, in scores or in columns", quiet=quiet)
+        where = "scores or in columns" if found.columns else "scores"
+        tell(f"no drift seen, in {where}", quiet=quiet)
 
 
 def _say_what_can_be_found(num_calibration: int, num_rows: int, fdr: float, quiet: bool) -> None:

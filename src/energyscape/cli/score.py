@@ -126,21 +126,18 @@ def _judge(estimator: DensityEstimator | AnomalyDetector, by: str, quiet: bool) 
             raise BadInput(f"--by {by}: an anomaly detector has no evidence but its own")
         return None
     if by != "own":
+        tell(f"--by {by}: measuring the rows kept for calibration", quiet=quiet)
         try:
             judge = ModelDetector.of(estimator, by=[kind.strip() for kind in by.split(",")])  # type: ignore[misc]
         except ValueError as error:
             raise BadInput(f"--by {by}: {error}") from error
         count = len(judge.calibration_scores_)
-        note(f"--by {by}: calibrated on {count} of the rows kept", quiet=quiet)
+        tell(f"--by {by}: calibrated on {count} of the rows kept", quiet=quiet)
         return Judge(
             judge.anomaly_score,
             judge.calibration_scores_,
-            None,
             lambda rows, scores: judge.drift(rows, scores=scores),
         )
-    if estimator.data_kind_ != "table":
-        return Judge(estimator.anomaly_score, estimator.calibration_["anomaly_scores"])
-    several = len(estimator.schema_.modelled) > 1
 
     def drivers(part: Any) -> list[str]:
         from energyscape.detection import driving_columns
@@ -148,12 +145,12 @@ def _judge(estimator: DensityEstimator | AnomalyDetector, by: str, quiet: bool) 
         rows = driving_columns(*estimator.column_contributions(part))
         return ["; ".join(f"{name} {share:.2f}" for name, share in row) for row in rows]
 
-    known = estimator.calibration_["anomaly_scores"]
+    several = estimator.data_kind_ == "table" and len(estimator.schema_.modelled) > 1
     return Judge(
         estimator.anomaly_score,
-        known,
-        drivers if several else None,
+        estimator.calibration_["anomaly_scores"],
         lambda rows, scores: estimator.drift(rows, scores=scores),
+        drivers if several else None,
     )
 
 

@@ -23,12 +23,12 @@ from scipy.special import ndtr, ndtri
 
 __all__ = ["RankBlock", "ranked", "spikes", "stepped"]
 
-_MOST_KNOTS = 128
+_MOST_KNOTS, _MOST_STRETCHES = 128, 256
 _COARSE_SHARE = 0.1
 _FEW_STEPS = 16
 _ROWS_BETWEEN = 10
 _GAP_SHARE = 0.8
-_EMPTY_SHARE = 0.2
+_EMPTY_SHARE, _EMPTY_TIMES, _EMPTY_NEAR = 0.2, 20.0, 10
 _CLUMP_BINS, _CLUMP_RATIO, _CLUMP_WIDTH = 50, 10.0, 0.05
 _SPIKE_SHARE, _SPIKE_ROWS, _SPIKE_RATIO, _SPIKE_NEIGHBOURS = 0.02, 10, 5.0, 5
 
@@ -84,20 +84,42 @@ def stepped(values: np.ndarray) -> bool:
 
 
 def islands(values: np.ndarray) -> bool:
-    """Whether rows lie on both sides of a stretch that holds none and is a fifth of the range or more.
+    """Whether stretches without rows between others are together a fifth of the range or more.
 
-    Days of three seasons do, and no single wild row does: each side has 2 % of the rows, 10 at least.
-    A smooth density of all of them draws days between the seasons.
+    Days of a few seasons lie so, and of ten years of them. A smooth density of all of them draws days
+    between the seasons.
 
     >>> islands(np.r_[0:30, 365:395]), islands(np.r_[0:300, 5000])
     (True, False)
     """
     v = np.sort(values[~np.isnan(values)])
+    left, right = empty_stretches(v)
+    return bool(len(left)) and bool((right - left).sum() >= _EMPTY_SHARE * (v[-1] - v[0]))
+
+
+def empty_stretches(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both ends of the stretches of sorted values that hold none and are no chance: a fifth of the
+    range with 2 % of the rows (10 at least) on each side, or 20 times as wide as the ten spacings of
+    different values before it are in the mean, and the ten after it.
+
+    In tails spacings grow with every value, so that hardly one is as wide beside those beyond it.
+
+    >>> [end.tolist() for end in empty_stretches(np.r_[0:30, 365:395, 730:760])]
+    [[29, 394], [365, 730]]
+    """
+    known = np.unique(v)
+    width = np.diff(known)
     least = int(max(_SPIKE_ROWS, _SPIKE_SHARE * len(v)))
-    inner = v[least - 1 : len(v) - least + 1]
-    if len(inner) < 2 or inner[0] == inner[-1]:
-        return False
-    return bool(np.diff(inner).max() >= _EMPTY_SHARE * (v[-1] - v[0]))
+    found = np.zeros(len(width), dtype=bool)
+    if len(v) >= 2 * least:
+        inner = (known[:-1] >= v[least - 1]) & (known[1:] <= v[len(v) - least])
+        found |= inner & (width >= _EMPTY_SHARE * (v[-1] - v[0]))
+    at = np.arange(_EMPTY_NEAR, len(width) - _EMPTY_NEAR)
+    if len(at):
+        before = (known[at] - known[at - _EMPTY_NEAR]) / _EMPTY_NEAR
+        after = (known[at + 1 + _EMPTY_NEAR] - known[at + 1]) / _EMPTY_NEAR
+        found[at] |= width[at] >= _EMPTY_TIMES * np.maximum(before, after)
+    return known[:-1][found], known[1:][found]
 
 
 def ranked(values: np.ndarray, cell: bool) -> bool:
@@ -155,7 +177,7 @@ class RankBlock(NamedTuple):
             below = np.concatenate([[0], np.cumsum(counts)])
             ranks = below[np.searchsorted(known, knots)] / n
             if len(knots) > _MOST_KNOTS:
-                knots, ranks = _thinned(knots, ranks, n)
+                knots, ranks = _thinned(knots, ranks, v)
         else:
             knots, ranks = _continuous(v)
         ranks = least + (1 - 2 * least) * ranks
@@ -244,14 +266,14 @@ def _continuous(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return knots, ranks
 
 
-def _thinned(knots: np.ndarray, ranks: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Knots at quantiles, and both ends of cells that hold 2 % of the rows or more, and of stretches
-    without rows that are a fifth of the range."""
-    at = np.searchsorted(ranks, _levels(n))
+def _thinned(knots: np.ndarray, ranks: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Knots at quantiles, and both ends of cells that hold 2 % of the rows or more, and of the widest
+    stretches without rows."""
+    at = np.searchsorted(ranks, _levels(len(v)))
     large = np.flatnonzero(np.diff(ranks) >= _SPIKE_SHARE)
-    wide = np.diff(knots) >= _EMPTY_SHARE * (knots[-1] - knots[0])
-    empty = np.flatnonzero(wide & (np.diff(ranks) == 0))
-    ends = [large, large + 1, empty, empty + 1, [0, len(knots) - 1]]
-    kept = np.unique(np.concatenate([at, *ends]))
+    left, right = empty_stretches(v)
+    widest = np.argsort(left - right, kind="stable")[:_MOST_STRETCHES]
+    empty = np.searchsorted(knots, np.concatenate([left[widest] + 1, right[widest]]))
+    kept = np.unique(np.concatenate([at, large, large + 1, empty, [0, len(knots) - 1]]))
     kept = kept[kept < len(knots)]
     return knots[kept], ranks[kept]

@@ -136,17 +136,8 @@ class EmpiricalDetector(NamedTuple):
         reference: TableRows,
         own: NDArray[np.int64] | None = None,
     ) -> TableRows:
-        """Rows moved down in the first member's energy along their free cells.
-
-        Parameters
-        ----------
-        rows : TableRows
-            Of shape (m, ...).
-        free : for each row the columns that may move: numbers first, then names.
-        reference : TableRows
-            What the detector was fitted on.
-        own : int array of shape (m,), optional
-            A reference row for each row that does not count for it.
+        """Rows moved down in the first member's energy along their free cells, as by
+        `energyscape.detectors.downhill.downhill`; `reference` is what the detector was fitted on.
         """
         return downhill(rows, free, reference, self.views[0], self.points[0], _LEVEL, own=own)
 

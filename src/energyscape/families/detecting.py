@@ -1,16 +1,16 @@
 """Any fitted family as a detector, by the evidence that is asked for.
 
-===================  ======================================================  =======================
-``by``               what it says of a row, larger = stranger                families
-===================  ======================================================  =======================
-``own``              `anomaly_score`, what the family itself goes by         all
-``energy``           the energy, at each level where there are levels        ebm, score
-``log_density``      minus the log-density, of `log_density`'s kind          those that have one
-``bound``            minus its lower bound by the chain, noised alike, nats  ddpm
-``denoising_error``  how badly the noised row is restored, at each level     ncsn, ddpm, edm; ebm of
-                                                                             levels
+===================  =======================================================  ======================
+``by``               what it says of a row, larger = stranger                 families
+===================  =======================================================  ======================
+``own``              `anomaly_score`, what the family itself goes by          all
+``energy``           the energy, at each level where there are levels         ebm, score
+``log_density``      minus the log-density, of `log_density`'s kind           those that have one
+``bound``            minus its lower bound by the chain, noised alike, nats   ddpm
+``denoising_error``  how badly the noised row is restored, at each level      ncsn, ddpm, edm; ebm
+                                                                              of levels
 ``score_norm``       ``sigma |score|``, how steep it is there, at each level  all
-===================  ======================================================  =======================
+===================  =======================================================  ======================
 
 The exact energy of the data themselves at a noise level is no family's:
 `energyscape.detectors.empirical_energies`, which `AnomalyDetector` is made of.

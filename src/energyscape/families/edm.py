@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from energyscape import schedules
 from energyscape.data import PictureCodec, TableCodec
 from energyscape.families import settings as s
+from energyscape.families.bar import ProgressCallback, as_steps
 from energyscape.families.denoising import DenoiserEstimator
 from energyscape.families.family import Composition
 from energyscape.families.labels import LABEL_DROPOUT
@@ -139,8 +140,13 @@ class EDM(DenoiserEstimator):
         own = self.facts_.get("grey") and self.get_params()["batch_size"] is None
         return {**super()._habits(), **({"batch_size": _GREY_ROWS} if own else {})}
 
-    def _after_training(self, x: Tensor, aux: dict[str, Tensor] | None) -> dict[str, np.ndarray]:
-        self.calibration_ = super()._after_training(x, aux)
+    def _after_training(
+        self,
+        x: Tensor,
+        aux: dict[str, Tensor] | None,
+        progress: ProgressCallback | None = None,
+    ) -> dict[str, np.ndarray]:
+        self.calibration_ = super()._after_training(x, aux, progress)
         if isinstance(self.model_, MixedDenoiser):
             batch = int(self._habits()["batch_size"])
             rows = rows_to_match(int(self.info_["steps"]) * batch)
@@ -152,6 +158,7 @@ class EDM(DenoiserEstimator):
                     cast(TableCodec, self.codec_).atoms(),
                     shares,
                     lambda k: self.sample_encoded(rows, random_state=seed + 7919 * (k + 1)),
+                    progress=as_steps(progress, "shares of values"),
                 )
         return self.calibration_
 

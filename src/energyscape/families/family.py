@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from torch import Tensor, nn
 
+from energyscape.families.bar import ProgressCallback
 from energyscape.families.judging import Judging
 from energyscape.families.records import Records
 
@@ -57,6 +58,11 @@ class Family(Records, Judging):
         """What of `TrainConfig` differs from its defaults, beside the settings; facts are known."""
         return {}
 
-    def _after_training(self, x: Tensor, aux: dict[str, Tensor] | None) -> dict[str, np.ndarray]:
+    def _after_training(
+        self,
+        x: Tensor,
+        aux: dict[str, Tensor] | None,
+        progress: ProgressCallback | None = None,
+    ) -> dict[str, np.ndarray]:
         """Arrays to keep beside the calibration scores (a replay buffer, say)."""
         return {}

@@ -122,7 +122,7 @@ def fit_estimator(
         "fingerprint": identity["data"],
         "versions": versions(),
     }
-    estimator.calibration_ = estimator._after_training(x.float(), run.aux)
+    estimator.calibration_ = estimator._after_training(x.float(), run.aux, progress)
     _calibrate(estimator, dataset, split, progress)
 
 

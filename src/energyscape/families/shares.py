@@ -54,6 +54,8 @@ def match_shares(
     columns: Sequence[tuple[int, Atoms]],
     shares: Sequence[Sequence[float]],
     draw: Callable[[int], Tensor],
+    *,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Weigh the values of a denoiser, in place, until they are drawn as often as `shares` says.
 
@@ -66,14 +68,20 @@ def match_shares(
         How often each value of each column was seen.
     draw : callable
         The number of a round to encoded rows drawn from the denoiser as it is, shape (n, D).
+    progress : callable, optional
+        Told rounds done, and of how many.
     """
     held = denoiser.get_buffer("log_share")
     wanted = np.concatenate([np.asarray(share, dtype=np.float64) for share in shares])
     for k in range(_ROUNDS):
+        if progress is not None:
+            progress(k, _ROUNDS)
         x = draw(k).double().cpu().numpy()
         seen = np.concatenate([a.counts(x[:, s : s + len(a.origin)]) for s, a in columns])
         move = weights(seen, wanted, len(x))
         held += torch.as_tensor(move, dtype=held.dtype, device=held.device)[:, None]
+    if progress is not None:
+        progress(_ROUNDS, _ROUNDS)
 
 
 def weights(seen: NDArray[np.int64], wanted: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
