@@ -5,8 +5,9 @@
 Tables and splits are those of `adbench.py`, shuffled; each family is fitted once a split with its
 defaults and ``--steps`` optimizer steps, and `ModelDetector` then goes by each kind of evidence that it
 has, at its own levels, and by all of them together. ``detector`` is `AnomalyDetector` on the same rows.
-At most ``--rows`` test rows are scored, the same for all, and 200 calibrate. AUROC and average precision (AP) in percent,
-means over tables and seeds; seconds of fit, and of scoring a thousand rows, on one thread.
+At most ``--rows`` test rows are scored, the same for all, and 200 calibrate. AUROC and average
+precision (AP) in percent, means over tables and seeds; seconds of fit, and of scoring a thousand rows,
+on one thread.
 Adds what it measured to ``results/model_evidence.json``.
 """
 
@@ -38,7 +39,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 
 
-def record(about: dict[str, Any], truth: NDArray[np.bool_], scores: NDArray[Any]) -> dict[str, Any]:
+def record(about: dict[str, Any], truth: NDArray[np.int64], scores: NDArray[Any]) -> dict[str, Any]:
     """What one kind of evidence reached."""
     return about | {
         "auroc": 100 * float(roc_auc_score(truth, scores)),
