@@ -89,12 +89,15 @@ def test_saved_and_loaded_is_the_same(fitted, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:these values are minus an energy")
 def test_row_alone_is_as_in_any_batch(fitted):
-    """Log-density and anomaly score of a row do not depend on its neighbours."""
+    """Log-density and anomaly score of a row do not depend on its neighbours, but for what the networks
+    of denoisers, in float32 under an integral in float64, round: some 1e-6 nats."""
     _, model = fitted
+    rounding = 5e-6 if hasattr(model, "_density_dtype") else 1e-9
     data = mixed(12)
     together, scores = model.score_samples(data), model.anomaly_score(data)
     for i in (0, 5, 11):
-        assert model.score_samples(data[i : i + 1]) == pytest.approx(together[i : i + 1], abs=1e-9)
+        alone = model.score_samples(data[i : i + 1])
+        assert alone == pytest.approx(together[i : i + 1], abs=rounding)
         assert model.anomaly_score(data[i : i + 1]) == pytest.approx(scores[i : i + 1], abs=1e-9)
 
 

@@ -97,7 +97,7 @@ def test_a_fit_weighs_and_keeps_its_weights(few, tmp_path, monkeypatch):
     again = energyscape.load(tmp_path / "run")
     assert torch.equal(again.model_.log_share, model.model_.log_share)
     asked = []
-    monkeypatch.setattr(edm, "match_shares", lambda *a: asked.append(a))
+    monkeypatch.setattr(edm, "match_shares", lambda *a, **k: asked.append(a))
     plain = EDM(**settings).fit(few)
     (arguments,) = asked
     assert arguments[2] == [c["share"] for c in plain.facts_["columns"]]

@@ -14,8 +14,9 @@ faster than any power of the step, and costs one trace a step, the expensive par
 solved by fourth-order Runge-Kutta steps, which need no trace.
 
 Path and sums are float64, on a fixed grid with the same probes for every row, so that a row's value
-does not depend on its neighbours. So is the network, unless float32 is asked for, which large picture
-networks take: rounding then moves a row by a hundredth of its standard error over the probes or less.
+does not depend on its neighbours. So is the network, unless float32 is asked for, as families do:
+rounding then moves a row of a table by some 1e-6 nats (1e-7 of its density far outside), a picture by
+a hundredth of its standard error over the probes or less.
 The value is log p at ``sigma_min``: the density blurred by that much.
 """
 

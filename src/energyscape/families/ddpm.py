@@ -269,7 +269,7 @@ class DDPM(DenoiserEstimator):
         rng = torch.Generator(x.device).manual_seed(seed + 15485863)
         found = variational_bound(
             self._chain(),
-            self._double(),
+            self._scorer(self._density_dtype()),
             x,
             rng,
             num_steps=num_steps,
@@ -350,7 +350,7 @@ class DDPM(DenoiserEstimator):
         (True, (3,))
         """
         x, inner, last = self._for_bound(X, self._seed(random_state), decoder)
-        model, chain, device = self._scorer(self._scoring_dtype()), self._chain(), x.device
+        model, chain, device = self._scorer(self._density_dtype()), self._chain(), x.device
         mean, variance = self._moments(device)
 
         def alone(x_t: Tensor, sigma: float | Tensor) -> Tensor:

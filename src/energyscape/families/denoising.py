@@ -167,7 +167,7 @@ class DenoiserEstimator(DenoiserWalks):
         facts = self.facts_
         dim = math.prod(facts["event_shape"])
         schedule = self._schedule(facts)
-        scale, dtype = facts["sigma_data"], self._scoring_dtype()
+        scale, dtype = facts["sigma_data"], self._density_dtype()
         probes = 0 if dim <= _EXACT_DIMENSIONS else _HUTCHINSON_PROBES
         out = log_density(
             cast(Denoiser, self._scorer(dtype)),
@@ -180,6 +180,11 @@ class DenoiserEstimator(DenoiserWalks):
             dtype=dtype,
         )
         return Values(out.value.cpu().numpy(), out.kind, out.stderr.cpu().numpy())
+
+    def _density_dtype(self) -> torch.dtype:
+        """float32, unless it was trained in float64: path and sums are float64, and what the network
+        rounds moves a row's density by some 1e-6 nats, where the solver errs by 1e-3."""
+        return next(iter(self.model_.parameters())).dtype
 
     def _scoring_dtype(self) -> torch.dtype:
         """float64, but for networks of pictures, which are five times as fast in float32."""

@@ -120,7 +120,7 @@ class Fitted(DensityMixin, DataIn):
 
     # Set by fitting or loading.
     model_: nn.Module
-    _frozen: nn.Module | None
+    _frozen: dict[torch.dtype, nn.Module] | None
     codec_: Codec
     facts_: dict[str, Any]
     history_: list[dict[str, Any]]
@@ -155,11 +155,12 @@ class Fitted(DensityMixin, DataIn):
 
     def _scorer(self, dtype: torch.dtype) -> nn.Module:
         """A frozen copy of the model in the type that scores and densities are computed in."""
-        own = None if self._frozen is None else next(self._frozen.parameters(), None)
-        if self._frozen is None or (own is not None and own.dtype != dtype):
+        if self._frozen is None:
+            self._frozen = {}
+        if dtype not in self._frozen:
             model = copy.deepcopy(self.model_).to(dtype).eval()
-            self._frozen = model.requires_grad_(False)
-        return self._frozen
+            self._frozen[dtype] = model.requires_grad_(False)
+        return self._frozen[dtype]
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "model_")
