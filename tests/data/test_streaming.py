@@ -41,6 +41,9 @@ def test_pieces_of_text_are_the_table(tmp_path, separator, encoding, end):
     assert len(pieces) > 5
     assert pl.concat([piece.frame for piece in pieces]).equals(whole)
     assert pieces[-1].stop == pieces[-1].size == path.stat().st_size
+    fine = list(read_pieces(path, ["name", "size", "about"], finer=3))
+    assert len(fine) > 2 * len(pieces)
+    assert pl.concat([piece.frame for piece in fine]).equals(whole)
     assert all(a.stop == b.start for a, b in pairwise(pieces))
     # Going on where a piece has stopped gives the rest, piece by piece.
     again = list(read_pieces(path, ["name", "size", "about"], pieces[2].stop))

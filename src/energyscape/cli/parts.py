@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from energyscape.data import Dataset
     from energyscape.families import AnomalyDetector, DensityEstimator
 
-__all__ = ["Parts", "score_in_parts"]
+__all__ = ["Parts", "fineness", "score_in_parts"]
 
 #: One row in so many is kept to see drift by, and no more than the limit are compared.
 _ONE_IN, _SAMPLE = 32, 20_000
+_FINER = 8
 
 #: A table's part to its columns of scores.
 Scorer = Callable[[Any], dict[str, Any]]
@@ -161,8 +162,8 @@ def _score_pieces(
     from energyscape.families import AnomalyDetector
 
     said: list[str] = []
-    names = estimator.schema_.names
-    for piece in bar.through("scoring", read_pieces(data, names, parts.stop)):
+    names, finer = estimator.schema_.names, fineness(estimator)
+    for piece in bar.through("scoring", read_pieces(data, names, parts.stop, finer=finer)):
         first = parts.rows
         dataset = _as_data(piece.frame, estimator)
         said += [*piece.notes, *dataset.notes]
@@ -176,6 +177,13 @@ def _score_pieces(
         about = {"rows": len(dataset), "start": piece.start, "stop": piece.stop}
         parts.add(columns, piece.frame[_sample(first, len(dataset))], **about)
     return said
+
+
+def fineness(estimator: DensityEstimator | AnomalyDetector) -> int:
+    """How many times smaller pieces are where networks score: each in minutes, not in hours."""
+    from energyscape.families import AnomalyDetector
+
+    return 1 if isinstance(estimator, AnomalyDetector) else _FINER
 
 
 def _plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ from energyscape.cli.anomalies import Judge, by_detector, decisions, say_drift
 from energyscape.cli.console import Bar, note, notes, tell
 from energyscape.cli.failures import BadInput, State
 from energyscape.cli.options import Data, Device, Overwrite, Quiet, Run, Seed, refuse_existing
-from energyscape.cli.parts import Parts, score_in_parts
+from energyscape.cli.parts import Parts, fineness, score_in_parts
 from energyscape.cli.runs import UNNORMALISED, Reading, chunks, open_any, read_for
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ def run(
     By --by the anomaly score is other evidence than the family's own; top_columns go with its own.
     Of an anomaly detector: anomaly_score, p_value, flagged, and reasons for the flagged and the
     strangest rows: which cells do not go with the rest, and what was expected there.
-    Parquet and CSV files of more than 64 MB are scored in pieces; stopped, --resume goes on.
+    Parquet and CSV files of more than 64 MB (8 for families but anomaly) are scored in pieces;
+    stopped, --resume goes on. --no-density is thirty times as fast.
     """
     if not 0.0 < fdr < 1.0:
         raise BadInput(f"--fdr {fdr}: the rate must lie strictly between 0 and 1")
@@ -88,13 +89,13 @@ def run(
         raise BadInput(f"{out}: scores are written as {', '.join(TABLE_SUFFIXES)}")
     estimator = open_any(folder, device)
     judge = _judge(estimator, by, quiet)
-    if estimator.data_kind_ == "table" and is_large(Path(data)):
+    if estimator.data_kind_ == "table" and is_large(Path(data), finer=fineness(estimator)):
         belongs = _identity(folder, Path(data), density, by)
         parts = Parts(out, belongs, resume=resume, overwrite=overwrite)
         state: State = ctx.ensure_object(State)
         state.go_on = state.command(add=["--resume"], leave_out=["--overwrite"])
         with Bar(quiet=quiet) as bar:
-            scorer = _scorer(estimator, judge, density, quiet)
+            scorer = _scorer(estimator, judge, density, bar, quiet)
             of = (estimator, Path(data), parts, scorer, judge)
             table = score_in_parts(*of, fdr, reasons, bar, quiet)
         write_table(table, out)
@@ -170,20 +171,23 @@ def _identity(folder: Path, data: Path, density: bool, by: str) -> dict[str, Any
 
 
 def _scorer(
-    estimator: DensityEstimator | AnomalyDetector, judge: Judge | None, density: bool, quiet: bool
+    estimator: DensityEstimator | AnomalyDetector,
+    judge: Judge | None,
+    density: bool,
+    bar: Bar,
+    quiet: bool,
 ) -> Callable[[Any], dict[str, Any]]:
     """What scores a piece of a large file."""
     if judge is None:
         return lambda part: {"anomaly_score": estimator.anomaly_score(part)}
-    still = Bar(quiet=True)
     said: list[str] = []
 
     def family(part: Dataset) -> dict[str, Any]:
         reading = Reading(part, [], [])
         # What is said of the first piece holds for all.
-        columns = _log_density(estimator, reading, still, quiet or bool(said)) if density else {}
+        columns = _log_density(estimator, reading, bar, quiet or bool(said)) if density else {}
         said.append("once")
-        scores, drivers = _anomaly(judge, reading, still)
+        scores, drivers = _anomaly(judge, reading, bar)
         return columns | {"anomaly_score": scores} | ({"top_columns": drivers} if drivers else {})
 
     return family

@@ -46,9 +46,12 @@ class Piece(NamedTuple):
     notes: list[str]
 
 
-def is_large(path: Path) -> bool:
-    """Whether a file is read in pieces: large, Parquet or plain text with its header at the top."""
-    if not path.is_file() or path.stat().st_size < LARGE:
+def is_large(path: Path, *, finer: int = 1) -> bool:
+    """Whether a file is read in pieces: large, Parquet or plain text with its header at the top.
+
+    ``finer`` is how many times smaller a large file and its pieces are, where a row takes long.
+    """
+    if not path.is_file() or path.stat().st_size < LARGE // finer:
         return False
     if path.suffix.lower() == ".parquet":
         return True
@@ -59,7 +62,9 @@ def is_large(path: Path) -> bool:
     return not head.startswith(_WHOLE) and b"\x00" not in head
 
 
-def read_pieces(path: Path, names: Sequence[str], start: int = 0) -> Iterator[Piece]:
+def read_pieces(
+    path: Path, names: Sequence[str], start: int = 0, *, finer: int = 1
+) -> Iterator[Piece]:
     """The pieces of a table from a place on.
 
     Parameters
@@ -67,18 +72,19 @@ def read_pieces(path: Path, names: Sequence[str], start: int = 0) -> Iterator[Pi
     path : a .parquet, .csv or .tsv file.
     names : columns that are expected; of Parquet no others are read.
     start : ``stop`` of the last piece that was read; 0 for all.
+    finer : how many times smaller pieces are than usual.
 
     Raises
     ------
     DataError : what :func:`read_table` would raise, with the place in the file.
     """
     if path.suffix.lower() == ".parquet":
-        yield from _parquet(path, names, start)
+        yield from _parquet(path, names, start, max(1, PIECE_ROWS // finer))
     else:
-        yield from _text(path, names, start)
+        yield from _text(path, names, start, max(1, PIECE_BYTES // finer))
 
 
-def _parquet(path: Path, names: Sequence[str], start: int) -> Iterator[Piece]:
+def _parquet(path: Path, names: Sequence[str], start: int, rows: int) -> Iterator[Piece]:
     import polars as pl
 
     try:
@@ -86,8 +92,8 @@ def _parquet(path: Path, names: Sequence[str], start: int) -> Iterator[Piece]:
         known = lazy.collect_schema().names()
         size = int(lazy.select(pl.len()).collect().item())
         wanted = [name for name in known if name in set(names)] or known[:1]
-        for first in range(start, size, PIECE_ROWS):
-            frame = lazy.slice(first, PIECE_ROWS).select(wanted).collect()
+        for first in range(start, size, rows):
+            frame = lazy.slice(first, rows).select(wanted).collect()
             yield Piece(frame, first, first + frame.height, size, [])
     except pl.exceptions.PolarsError as error:
         raise DataError(
@@ -95,14 +101,14 @@ def _parquet(path: Path, names: Sequence[str], start: int) -> Iterator[Piece]:
         ) from error
 
 
-def _text(path: Path, names: Sequence[str], start: int) -> Iterator[Piece]:
+def _text(path: Path, names: Sequence[str], start: int, count: int) -> Iterator[Piece]:
     size = path.stat().st_size
     with path.open("rb") as file:
         head, separator = _head(file.read(HEAD_BYTES), path, names)
         place = max(start, len(head))
         while place < size:
             file.seek(place)
-            body = _records(file, PIECE_BYTES)
+            body = _records(file, count)
             said: list[str] = []
             text = decode_bytes(head + body, str(path), said)
             stop = place + len(body)
