@@ -39,9 +39,10 @@ _LEVEL = 0.5
 _CELLS = 400_000
 #: Reaches that are tried, in levels, and rows that tell which is best.
 _REACHES = (1.0, 2**0.5, 2.0, 2**1.5)
-_JUDGES = 100
-#: Reference rows that reasons are sought among, and how many of them tell what is usual.
-_MOST_ROWS, _PROBES = 4000, 400
+_JUDGES, _JUDGED_COLUMNS = 100, 100
+#: Reference rows that reasons are sought among, and how many of them tell what is usual: fewer where
+#: they have more cells than so many.
+_MOST_ROWS, _PROBES, _FEWEST_PROBES, _PROBED_CELLS = 4000, 400, 100, 80_000
 _NEAR = 40
 #: A further column is blamed where ordinary rows have one as unexpected once in twenty.
 _RARE = 0.05
@@ -116,13 +117,16 @@ class Reasons:
         order = np.random.default_rng(seed).permutation(len(rows))
         rows = rows.take(np.sort(order[:_MOST_ROWS]))
         cells = tuple(view.cells(rows) for view in views)
-        probes = np.arange(len(rows))
-        if len(rows) > _PROBES:
-            probes = np.sort(np.random.default_rng(seed).permutation(len(rows))[:_PROBES])
+        rng = np.random.default_rng(seed)
+        probes, width = np.arange(len(rows)), rows.numbers.shape[1] + rows.codes.shape[1]
+        most = min(_PROBES, max(_FEWEST_PROBES, _PROBED_CELLS // max(width, 1)))
+        if len(rows) > most:
+            probes = np.sort(rng.permutation(len(rows))[:most])
+        told = np.sort(rng.permutation(width)[:_JUDGED_COLUMNS])
         bare = cls(rows, tuple(views), cells, (), np.empty(0), coverage)
         judges = probes[:: max(1, len(probes) // _JUDGES)]
         tried = [replace(bare, reach=_LEVEL * wide) for wide in _REACHES]
-        bare = min(tried, key=lambda r: r._unexpected(rows.take(judges), judges))
+        bare = min(tried, key=lambda r: r._unexpected(rows.take(judges), judges, told))
         usual = bare.odds(rows.take(probes), own=probes)
         laws = tuple(TailLaw.fit(column) for column in usual.T)
         widening = bare._calibrate(rows.take(probes), probes)
@@ -155,9 +159,11 @@ class Reasons:
         cells, elsewhere = self._terms(rows, without, own)
         return cells - elsewhere
 
-    def _unexpected(self, rows: TableRows, own: NDArray[np.int64]) -> float:
-        """The mean of ``-log p(x_j | x_-j)`` over cells, nats."""
-        return float(self._terms(rows, None, own, both=False)[0].mean())
+    def _unexpected(
+        self, rows: TableRows, own: NDArray[np.int64], told: NDArray[np.int64]
+    ) -> float:
+        """The mean of ``-log p(x_j | x_-j)`` over the cells of some columns, nats."""
+        return float(self._terms(rows, None, own, both=False, told=told)[0][:, told].mean())
 
     def _terms(
         self,
@@ -166,8 +172,10 @@ class Reasons:
         own: NDArray[np.int64] | None,
         *,
         both: bool = True,
+        told: NDArray[np.int64] | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """``-log p(x_j | x_-j)`` and, if asked for, ``-log q_j(x_j)``, means over the views, (m, C)."""
+        """``-log p(x_j | x_-j)`` and, if asked for, ``-log q_j(x_j)``, means over the views, (m, C),
+        of the columns asked for."""
         if without is None:
             without = np.zeros((len(rows), self.num_columns), dtype=bool)
         cells, elsewhere = np.zeros((2, len(rows), self.num_columns))
@@ -179,7 +187,7 @@ class Reasons:
                 alone = None if own is None else own[part]
                 total = self._total(columns, without[part], alone)
                 whole = _energy(total) if narrower == 1 else None
-                for j in range(self.num_columns):
+                for j in range(self.num_columns) if told is None else told:
                     squares = columns(j)
                     rest = (total - squares * ~without[part, j, None]) * narrower
                     joint = _energy(rest + squares) if whole is None else whole

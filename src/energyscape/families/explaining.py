@@ -142,7 +142,8 @@ def explain_rows(
     table = data if plain else conform(to_polars(data), schema)
     rows = as_rows(table, schema)
     words = _Words(schema, rows.numbers.shape[1], plain)
-    actual = [words.row(rows, i, table) for i in range(len(rows))]
+    # As they stand in the table: there are names among them that no row learned from had.
+    actual = words.rows(rows) if plain else table.select(words.names).to_dicts()
     return _explain(rows, actual, words, detector, reasons, most, reference, among)
 
 
@@ -156,7 +157,7 @@ def explain_known(
 ) -> list[tuple[dict[str, Any], Explanation]]:
     """Reference rows in words, and why each is strange beside the others."""
     words = _Words(schema, rows.numbers.shape[1], bool(schema.array))
-    actual = [words.row(rows, i) for i in range(len(rows))]
+    actual = words.rows(rows)
     found = _explain(rows, actual, words, detector, reasons, most, reference, True)
     return list(zip(actual, found, strict=True))
 
@@ -181,6 +182,7 @@ def _explain(
     scores = detector.score(rows)
     if among:
         scores = np.where(place >= 0, detector.own_scores[place], scores)
+    near = words.rows(reasons.rows.take(nearest))
     found = []
     for i, columns in enumerate(blamed):
         actual = known[i]
@@ -188,10 +190,11 @@ def _explain(
             words.blame(j, actual[words.names[j]], what, float(odds[i, j]), _cell(rows, i, j))
             for j, what in zip(columns, expected[i], strict=True)
         )
-        moved = words.row(typical, i)
-        instead = actual | {cell.column: moved[cell.column] for cell in cells}
-        near = words.row(reasons.rows, int(nearest[i]))
-        found.append(Explanation(float(scores[i]), cells, instead, float(typical_scores[i]), near))
+        moved = {words.names[j]: words.cell(j, _cell(typical, i, j)) for j in columns}
+        instead = actual | moved
+        found.append(
+            Explanation(float(scores[i]), cells, instead, float(typical_scores[i]), near[i])
+        )
     return found
 
 
@@ -250,23 +253,23 @@ class _Words:
         self.columns = modelled_columns(schema, plain)
         self.names = [column.name for column in self.columns]
 
-    def cell(self, j: int, value: Any) -> Any:
-        """One value as it stands in the table; None for a blank."""
-        if self.plain or j < self.width:
-            if np.isnan(value):
-                return None
-            if self.plain:
-                return float(value)
-            return from_numbers(np.array([value]), self.columns[j])[0]
-        return from_codes(np.array([value]), self.columns[j])[0]
+    def column(self, j: int, values: np.ndarray) -> list[Any]:
+        """Values as they stand in the table; None for a blank."""
+        if self.plain:
+            return [None if np.isnan(value) else float(value) for value in values]
+        if j < self.width:
+            return from_numbers(values, self.columns[j]).to_list()
+        return from_codes(values.astype(np.int64), self.columns[j]).to_list()
 
-    def row(self, rows: TableRows, i: int, table: Any = None) -> dict[str, Any]:
-        """A whole row; as it stands in ``table`` where there is one, as names may be unknown."""
-        if table is not None and not self.plain:
-            return {name: table[name][i] for name in self.names}
-        numbers = [self.cell(j, value) for j, value in enumerate(rows.numbers[i])]
-        codes = [self.cell(self.width + j, code) for j, code in enumerate(rows.codes[i])]
-        return dict(zip(self.names, numbers + codes, strict=True))
+    def cell(self, j: int, value: float) -> Any:
+        """One value as it stands in the table."""
+        return self.column(j, np.array([value]))[0]
+
+    def rows(self, rows: TableRows) -> list[dict[str, Any]]:
+        """Whole rows."""
+        columns = [self.column(j, values) for j, values in enumerate(rows.numbers.T)]
+        columns += [self.column(self.width + j, codes) for j, codes in enumerate(rows.codes.T)]
+        return [dict(zip(self.names, cells, strict=True)) for cells in zip(*columns, strict=True)]
 
     def blame(self, j: int, value: Any, what: Expected, odds: float, bare: float) -> Blame:
         """A blamed cell in words; ``bare`` as it stands among the numbers or codes."""
