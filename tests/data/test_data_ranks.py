@@ -199,6 +199,40 @@ def test_many_seasons_are_islands(unit: int, period: int, open_: int, periods: i
     assert (drawn % (period * unit) >= open_ * unit).mean() < 0.03
 
 
+def test_many_seasons_of_a_continuous_law_are_islands_and_a_few_modes_are_not() -> None:
+    """Moments in fractions of a second within working hours: no row is drawn at night, each day's share
+    is its own, and what is encoded comes back. Three modes stay smooth."""
+    rng = np.random.default_rng(0)
+    v = 24.0 * rng.integers(0, 60, 3000) + 8 * rng.beta(2, 2, 3000)
+    assert ranked(v, cell=False)
+    block = fitted(v, False)
+    drawn = block.decode(rng.standard_normal((20_000, 1)))
+    assert (drawn % 24 > 8).mean() < 1e-3
+    shares = np.bincount((drawn // 24).astype(int), minlength=60) / 20_000
+    assert shares == pytest.approx(np.bincount((v // 24).astype(int)) / 3000, abs=0.006)
+    assert (np.diff(block.knots) >= 0).all()
+    assert (np.diff(block.ranks) > 0).all()
+    assert block.decode(block.encode(v, rng)[0]) == pytest.approx(v, abs=1e-6)
+    assert not ranked(100.0 * rng.integers(0, 3, 3000) + rng.normal(size=3000), cell=False)
+
+
+def test_ranks_rise_over_a_spike_beside_a_stretch_and_a_value_alone_between_two() -> None:
+    """Zeros, then nothing up to 100; and one value, often, with nothing on either side."""
+    rng = np.random.default_rng(0)
+    for v in (
+        np.r_[np.zeros(500), 100 + 200 * rng.random(500)],
+        np.r_[rng.random(300), np.full(30, 5.0), 9 + rng.random(300)],
+    ):
+        block = fitted(v, False)
+        assert (np.diff(block.ranks) > 0).all()
+        x, log_abs_det = block.encode(v, rng)
+        assert block.decode(x) == pytest.approx(v, abs=1e-6)
+        assert np.isfinite(log_abs_det).all()
+        drawn = block.decode(rng.standard_normal((20_000, 1)))
+        for value in np.unique(v[np.isin(v, [0.0, 5.0])]):
+            assert (drawn == value).mean() == pytest.approx((v == value).mean(), abs=0.02)
+
+
 @pytest.mark.parametrize("n", [100, 1000, 20_000])
 def test_what_has_no_empty_stretches(n: int) -> None:
     """Heavy tails, counts, weekdays, rounded sums and two modes that meet."""

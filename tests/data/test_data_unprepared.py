@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from datetime import date, timedelta
+from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -259,3 +259,27 @@ def test_days_come_back_as_they_were_written(tmp_path: Path, pattern: str) -> No
 def test_eight_digits_that_are_no_days_are_numbers(tmp_path: Path) -> None:
     cells = [str(20200101 + 7 * i) for i in range(40)]
     assert numbers(tmp_path, cells)[0].kind == "integer"
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S.000000", "%d.%m.%Y %H:%M", "%Y-%m-%d"],
+)
+def test_days_written_with_a_midnight_are_days(tmp_path, written):
+    """What is drawn is written so again, at midnight too; one moment of another hour makes hours."""
+    rng = np.random.default_rng(0)
+    days = [datetime(2020, 1, 1) + timedelta(int(k)) for k in rng.integers(0, 900, 120)]
+
+    def table(name: str) -> Dataset:
+        lines = [f"{day.strftime(written)},{k % 7}.5" for k, day in enumerate(days)]
+        return read(tmp_path, "when,x\n" + "\n".join(lines) + "\n", name)
+
+    dataset = table("days.csv")
+    assert dataset.schema["when"].resolution == 86400
+    codec = TableCodec(dataset.schema).fit(dataset.data, rng)
+    drawn = codec.decode(rng.normal(size=(50, *codec.event_shape)))
+    for value in drawn["when"].to_list():
+        assert datetime.strptime(value, written).time() == time()
+    if "%H" in written:
+        days[0] = days[0].replace(hour=7)
+        assert table("hours.csv").schema["when"].resolution == 3600

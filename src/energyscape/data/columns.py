@@ -267,7 +267,10 @@ def date_column(
     name: str, dates: pl.Series, missing: float,
     pattern: str = "", resolution: float | None = None, note: str = "",
 ) -> Column:  # fmt: skip
-    """A column of dates or times, at the coarsest resolution that keeps all of them."""
+    """A column of dates or times, at the coarsest resolution that keeps all of them.
+
+    A pattern's own ``resolution`` is the finest: days are often written with a midnight each.
+    """
     import polars as pl
 
     dtype = "String" if pattern else label_dtype(dates)[0]
@@ -277,9 +280,9 @@ def date_column(
         dates = dates.dt.cast_time_unit("us")
     micros = dates.cast(pl.Datetime("us") if dates.dtype == pl.Date else dates.dtype).to_physical()
     present = micros.drop_nulls().to_numpy()
-    if resolution is None:
-        steps = (86400.0, 60.0, 1.0)
-        resolution = next((s for s in steps if not (present % round(s * 1e6)).any()), 1e-6)
+    steps = (86400.0, 3600.0, 60.0, 1.0)
+    kept = next((s for s in steps if not (present % round(s * 1e6)).any()), 1e-6)
+    resolution = kept if resolution is None else max(kept, resolution)
     if present.min() == present.max():  # one moment in two spellings
         return Column(name, "text", dtype, missing, "one date written in several ways")
     return Column(

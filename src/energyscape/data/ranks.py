@@ -28,6 +28,7 @@ _COARSE_SHARE = 0.1
 _FEW_STEPS = 16
 _ROWS_BETWEEN = 10
 _GAP_SHARE = 0.8
+_MANY_STRETCHES = 5
 _EMPTY_SHARE, _EMPTY_TIMES, _EMPTY_NEAR = 0.2, 20.0, 10
 _CLUMP_BINS, _CLUMP_RATIO, _CLUMP_WIDTH = 50, 10.0, 0.05
 _SPIKE_SHARE, _SPIKE_ROWS, _SPIKE_RATIO, _SPIKE_NEIGHBOURS = 0.02, 10, 5.0, 5
@@ -83,18 +84,18 @@ def stepped(values: np.ndarray) -> bool:
     return bool(len(v)) and 0 < np.ptp(v) < _FEW_STEPS
 
 
-def islands(values: np.ndarray) -> bool:
+def islands(values: np.ndarray, *, least: int = 1) -> bool:
     """Whether stretches without rows between others are together a fifth of the range or more.
 
     Days of a few seasons lie so, and of ten years of them. A smooth density of all of them draws days
-    between the seasons.
+    between the seasons. ``least`` is how many such stretches there must be.
 
     >>> islands(np.r_[0:30, 365:395]), islands(np.r_[0:300, 5000])
     (True, False)
     """
     v = np.sort(values[~np.isnan(values)])
     left, right = empty_stretches(v)
-    return bool(len(left)) and bool((right - left).sum() >= _EMPTY_SHARE * (v[-1] - v[0]))
+    return len(left) >= least and bool((right - left).sum() >= _EMPTY_SHARE * (v[-1] - v[0]))
 
 
 def empty_stretches(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -123,8 +124,8 @@ def empty_stretches(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ranked(values: np.ndarray, cell: bool) -> bool:
-    """Whether a column is better learned by its ranks: it has spikes or clumps, or counts coarsely or
-    in islands (``cell``).
+    """Whether a column is better learned by its ranks: it has spikes, clumps or many islands, or counts
+    coarsely or in islands (``cell``).
 
     A smooth density tells whole numbers apart whose most frequent one holds less than a tenth of the
     rows; others need cells that are wide where they are frequent.
@@ -134,7 +135,8 @@ def ranked(values: np.ndarray, cell: bool) -> bool:
         return False
     if cell and np.unique(v, return_counts=True)[1].max() >= _COARSE_SHARE * len(v):
         return True
-    if cell and islands(v):
+    # A network learns a few modes of a continuous law by itself, and without the kinks of ranks.
+    if islands(v, least=1 if cell else _MANY_STRETCHES):
         return True
     return bool(len(spikes(v))) or (not cell and clumped(v))
 
@@ -232,6 +234,13 @@ def _levels(n: int) -> np.ndarray:
     return np.unique(np.concatenate([np.linspace(0, 1, pieces + 1), ends, 1 - ends]))
 
 
+def _stretches(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both ends of the widest stretches without rows, in order."""
+    left, right = empty_stretches(v)
+    widest = np.sort(np.argsort(left - right, kind="stable")[:_MOST_STRETCHES])
+    return left[widest], right[widest]
+
+
 def _gaps(v: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Both ends of a spacing that is nearly all of the piece between two knots.
 
@@ -251,9 +260,17 @@ def _continuous(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Knots at quantiles of sorted values, those of spikes twice, and the share of rows below."""
     n = len(v)
     places = np.unique((_levels(n) * (n - 1)).round().astype(int))
-    places = np.unique(np.concatenate([places, _gaps(v, places)]))
+    left, right = _stretches(v)
+    sides = np.searchsorted(v, np.concatenate([left, right]))
+    places = np.unique(np.concatenate([places, _gaps(v, places), sides]))
     knots = np.unique(v[places])
     ranks = (np.searchsorted(v, knots, "left") + np.searchsorted(v, knots, "right")) / (2 * n)
+    # A knot's rank is that of the middle of its rows; what has no rows has no share at all.
+    below = np.searchsorted(v, left, "right") / n
+    lone = np.isin(left, right)  # a value between two stretches keeps its own
+    ranks[np.searchsorted(knots, left[~lone])] = below[~lone]
+    lone = np.isin(right, left)
+    ranks[np.searchsorted(knots, right[~lone])] = below[~lone]
     lumps = spikes(v)
     if len(lumps):
         ends = [np.searchsorted(v, lumps, side) / n for side in ("left", "right")]
@@ -271,9 +288,8 @@ def _thinned(knots: np.ndarray, ranks: np.ndarray, v: np.ndarray) -> tuple[np.nd
     stretches without rows."""
     at = np.searchsorted(ranks, _levels(len(v)))
     large = np.flatnonzero(np.diff(ranks) >= _SPIKE_SHARE)
-    left, right = empty_stretches(v)
-    widest = np.argsort(left - right, kind="stable")[:_MOST_STRETCHES]
-    empty = np.searchsorted(knots, np.concatenate([left[widest] + 1, right[widest]]))
+    left, right = _stretches(v)
+    empty = np.searchsorted(knots, np.concatenate([left + 1, right]))
     kept = np.unique(np.concatenate([at, large, large + 1, empty, [0, len(knots) - 1]]))
     kept = kept[kept < len(knots)]
     return knots[kept], ranks[kept]
