@@ -203,3 +203,10 @@ def test_mistakes_are_named(fitted):
     with pytest.warns(UserWarning, match="10 calibration rows cannot give"):
         few = ModelDetector.of(EDM(**QUICK).fit(rows(100, 0)))
     assert few.predict(np.full((1, 2), 60.0))[0] == -1
+
+
+def test_a_bound_that_no_family_has_is_refused_before_training(monkeypatch):
+    """Nothing is fitted for it."""
+    monkeypatch.setattr(EDM, "fit", lambda self, X: pytest.fail("was fitted"))
+    with pytest.raises(ValueError, match="EDM has no evidence 'bound'"):
+        ModelDetector(by=["own", "bound"]).fit(np.zeros((20, 2)))

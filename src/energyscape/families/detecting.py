@@ -152,8 +152,10 @@ class ModelDetector(OutlierMixin, Decides, BaseEstimator):
         ValueError
             If the family has no such evidence.
         """
-        self._kinds()
+        kinds = self._kinds()
         model = EDM() if self.model is None else clone(self.model)
+        if "bound" in kinds:  # told before training; of other kinds the trained model knows
+            _of_chain(model)
         self._calibrate(model.fit(X))
         return self
 
@@ -296,13 +298,10 @@ def _source(estimator: DensityEstimator, kind: Evidence, levels: Sequence[float]
             lambda x, inner: -(estimator._log_density(x.to(device)).value + inner)[:, None],
         )
     if kind == "bound":
-        if not isinstance(estimator, DDPM):
-            raise _nothing(estimator, kind, "a bound is that of ddpm's chain")
+        chain = _of_chain(estimator)
         return _Source(
             [kind],
-            lambda x, inner: (
-                -(estimator._bound_of_row(x.to(device)).cpu().numpy() + inner)[:, None]
-            ),
+            lambda x, inner: -(chain._bound_of_row(x.to(device)).cpu().numpy() + inner)[:, None],
         )
     dtype = getattr(estimator, "_scoring_dtype", lambda: torch.float64)()
     names, see = _look(estimator._scorer(dtype), kind, levels, _scale(estimator))
@@ -323,6 +322,13 @@ _LACKS = {
     "denoising_error": "its model is no denoiser",
     "score_norm": "its model has no score",
 }
+
+
+def _of_chain(estimator: DensityEstimator) -> DDPM:
+    """The family, if it has a chain; raises ValueError where it has none."""
+    if not isinstance(estimator, DDPM):
+        raise _nothing(estimator, "bound", "a bound is that of ddpm's chain")
+    return estimator
 
 
 def _nothing(estimator: DensityEstimator, kind: str, why: str) -> ValueError:
