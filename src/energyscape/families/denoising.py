@@ -183,7 +183,7 @@ class DenoiserEstimator(DenoiserWalks):
 
     def _density_dtype(self) -> torch.dtype:
         """float32, unless it was trained in float64: path and sums are float64, and what the network
-        rounds moves a row's density by some 1e-6 nats, where the solver errs by 1e-3."""
+        rounds moves a row's density by some 1e-6 nats, less than what the solver errs by."""
         return next(iter(self.model_.parameters())).dtype
 
     def _scoring_dtype(self) -> torch.dtype:
