@@ -10,9 +10,9 @@ import pytest
 from conftest import write_people
 
 import energyscape
-from energyscape.cli import main
+from energyscape.cli import console, main
 from energyscape.cli.parts import fineness
-from energyscape.data import streaming
+from energyscape.data import Piece, streaming
 from energyscape.families import AnomalyDetector, ModelDetector
 
 
@@ -132,10 +132,16 @@ def test_densities_are_in_smaller_pieces_than_detectors_scores(
     monkeypatch.setattr(
         type(model), "log_density", lambda self, X: (sizes.append(len(X)), honest(self, X))[1]
     )
+    compared: list[int] = []
+    monkeypatch.setattr(
+        "energyscape.cli.parts.say_drift",
+        lambda judge, rows, scores, quiet: compared.append(len(rows())),
+    )
     ended = cli("score", people_run, new, "--out", tmp_path / "parts.csv")
     assert ended.code == 0, ended
     assert len(sizes) > 8
     assert sum(sizes) == 200
+    assert compared == [200]  # all rows of so small a file, for drift
     monkeypatch.setattr(streaming, "LARGE", 10**9)
     assert cli("score", people_run, new, "--out", tmp_path / "whole.csv").code == 0
     one, two = (pl.read_csv(tmp_path / f"{name}.csv") for name in ("parts", "whole"))
@@ -171,3 +177,21 @@ def test_evidence_that_there_is_not_is_named(refused, people_run, new, tmp_path,
 def test_a_detector_has_its_own_evidence(refused, run, new, tmp_path):
     said = refused("score", run, new, "--by", "log_density", "--out", tmp_path / "s.csv")
     assert "no evidence but its own" in said
+
+
+def test_progress_within_a_piece_says_how_far_the_file_is(monkeypatch, capsys):
+    """In a log, and only while a file is gone through."""
+    monkeypatch.setattr(console, "_LINE_EVERY", 0.0)
+    pieces = [Piece(pl.DataFrame(), k, k + 50, 100, []) for k in (0, 50)]
+    with console.Bar() as bar:
+        for _ in bar.through("scoring", pieces):
+            for _ in bar.over("log-density", ["ab", "cd"]):
+                pass
+        for _ in bar.over("anomaly scores", ["ab"]):
+            pass
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("scoring 0 %: log-density 2/4")
+    assert lines[2].startswith("scoring 50/100, 50 %")
+    assert lines[3].startswith("scoring 50 %, ")
+    assert "left: log-density 2/4" in lines[3]
+    assert lines[-1].startswith("anomaly scores 2/2")

@@ -185,6 +185,7 @@ def test_days_of_seasons_are_islands_and_nothing_lies_between(unit: int) -> None
         (1, 365, 180, 10, 1000),
         (1, 365, 30, 30, 2000),
         (3600, 24, 8, 100, 6000),
+        (3600, 24, 8, 500, 20_000),
     ],
 )
 def test_many_seasons_are_islands(unit: int, period: int, open_: int, periods: int, n: int) -> None:

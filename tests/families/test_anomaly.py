@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 from sklearn.metrics import roc_auc_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -237,3 +238,14 @@ def test_the_cell_that_was_changed_is_blamed_and_what_was_expected_is_told():
     names, shares = plain.column_contributions(changed[:5])
     assert names == ["x0", "x1", "x2"]
     assert (shares.argmax(axis=1) == 1).all()
+
+
+def test_columns_named_like_a_pattern_are_explained_and_no_rows_have_no_reasons():
+    """A polars frame takes ``*`` for all of its columns where it is asked for one."""
+    rng = np.random.default_rng(0)
+    table = pl.DataFrame(rng.normal(size=(60, 3)), schema=["*", "b", "c"])
+    detector = AnomalyDetector(random_state=0).fit(table)
+    (found,) = detector.explain(pl.DataFrame({"*": [9.0], "b": [0.0], "c": [0.0]}))
+    assert found.blamed[0].column == "*"
+    assert set(found.nearest) == {"*", "b", "c"}
+    assert detector.explain(table[:0]) == []

@@ -170,9 +170,19 @@ def test_densities_of_tables_by_networks_in_single_precision_are_those_in_double
     model = family(**QUICK).fit(rows)
     for some, rtol in ((rows[:50], 0.0), (30 * rows[:5], 1e-6)):
         single = model.score_samples(some)
+        assert set(model._frozen) <= {torch.float32, torch.float64}
+        assert torch.float32 in model._frozen
         with monkeypatch.context() as patch:
             patch.setattr(model, "_density_dtype", lambda: torch.float64)
             np.testing.assert_allclose(single, model.score_samples(some), rtol=rtol, atol=2e-5)
+    # A cell whose square is beyond single precision has a density, the same beside others.
+    wild = np.array([[1e25, 0.0, 1.0], rows[0]])
+    found = model.score_samples(wild)
+    assert np.isfinite(found).all()
+    alone = [model.score_samples(wild[i : i + 1])[0] for i in range(2)]
+    assert found == pytest.approx(alone, rel=1e-6)
+    if family is DDPM:
+        assert np.isfinite(model.bound(wild, num_steps=4, random_state=0).value).all()
     double = family(**QUICK, precision="float64").fit(rows)
     double.score_samples(rows[:1])
     assert torch.float32 not in double._frozen

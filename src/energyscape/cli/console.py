@@ -73,7 +73,7 @@ class Bar:
         self.began = self.printed = time.monotonic()
         self.live: Any = None
         self.task: Any = None
-        self.phase = ""
+        self.phase = self.outer = ""
 
     def __enter__(self) -> Self:
         return self
@@ -107,13 +107,17 @@ class Bar:
             speed = done / max(time.monotonic() - began, 1e-9)
             if not self.quiet:
                 facts = f"{speed:.3g}/s, {_clock((total - done) / max(speed, 1e-9))} left"
-                self._show(phase, done, total, facts)
+                self._show(self.outer + phase, done, total, facts)
 
     def through(self, phase: str, pieces: Iterable[Any]) -> Iterator[Any]:
-        """Go through pieces of a file that say where they start and stop, and the file's size."""
+        """Go through pieces of a file that say where they start and stop, and the file's size.
+
+        What is shown within a piece says beside it how far the file is.
+        """
         began, first = time.monotonic(), None
         for piece in pieces:
             first = piece.start if first is None else first
+            self.outer = self.outer or f"{phase} 0 %: "
             yield piece
             done = piece.stop - first
             speed = done / max(time.monotonic() - began, 1e-9)
@@ -121,6 +125,8 @@ class Bar:
                 facts = f"{100 * piece.stop / piece.size:.0f} %, "
                 facts += f"{_clock((piece.size - piece.stop) / max(speed, 1e-9))} left"
                 self._show(phase, piece.stop, piece.size, facts)
+                self.outer = f"{phase} {facts}: "
+        self.outer = ""
 
     def _show(self, phase: str, step: int, total: int, facts: str) -> None:
         now = time.monotonic()

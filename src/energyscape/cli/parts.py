@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Parts", "fineness", "score_in_parts"]
 
-#: One row in so many is kept to see drift by, and no more than the limit are compared.
+#: One row in so many is kept to see drift by, more where that would be fewer than the limit, and no
+#: more than the limit are compared.
 _ONE_IN, _SAMPLE = 32, 20_000
 _FINER = 8
 
@@ -175,7 +176,9 @@ def _score_pieces(
             parts.state["checksum"] = (parts.state["checksum"] + mine) % 2**64
         columns = scorer(dataset)
         about = {"rows": len(dataset), "start": piece.start, "stop": piece.stop}
-        parts.add(columns, piece.frame[_sample(first, len(dataset))], **about)
+        expected = len(dataset) * piece.size // max(piece.stop - piece.start, 1)
+        kept = _sample(first, len(dataset), min(max(expected // _SAMPLE, 1), _ONE_IN))
+        parts.add(columns, piece.frame[kept], **about)
     return said
 
 
@@ -196,11 +199,11 @@ def _as_data(frame: pl.DataFrame, estimator: DensityEstimator | AnomalyDetector)
     return as_dataset(frame, schema=estimator.schema_)
 
 
-def _sample(first: int, count: int) -> np.ndarray:
+def _sample(first: int, count: int, one_in: int) -> np.ndarray:
     """Which rows of a piece are kept: by their number in the file, evenly."""
     import numpy as np
 
-    return np.flatnonzero(np.arange(first, first + count) % _ONE_IN == 0)
+    return np.flatnonzero(np.arange(first, first + count) % one_in == 0)
 
 
 def _thinned(parts: Parts) -> pl.DataFrame:

@@ -77,7 +77,7 @@ def run(
     Of an anomaly detector: anomaly_score, p_value, flagged, and reasons for the flagged and the
     strangest rows: which cells do not go with the rest, and what was expected there.
     Parquet and CSV files of more than 64 MB (8 for families but anomaly) are scored in pieces;
-    stopped, --resume goes on. --no-density is thirty times as fast.
+    stopped, --resume goes on. --no-density spares most of the time.
     """
     if not 0.0 < fdr < 1.0:
         raise BadInput(f"--fdr {fdr}: the rate must lie strictly between 0 and 1")

@@ -3,8 +3,9 @@ r"""A number by its rank: for columns with spikes, clumps or islands, far tails 
     u = F(v),    x = Phi^-1(u),    log|dx/dv| = log F'(v) - log phi(x)
 
 with F the training rows' distribution function, linear between at most 129 knots at their quantiles
-(at least 10 rows apart), so that x is standard normal in the training rows whatever the column's
-law. Beyond the range seen x goes on at its mean slope over that range.
+(at least 10 rows apart) and those at both ends of stretches that hold no rows, so that x is standard
+normal in the training rows whatever the column's law. Beyond the range seen x goes on at its mean slope
+over that range.
 
 A spike is a value that many rows share and its neighbours do not: F jumps there from a to b, and the
 value is spread over the jump, ``u ~ U[a, b)``, of density ``q(x) = phi(x) / (b - a)``. So
@@ -23,7 +24,7 @@ from scipy.special import ndtr, ndtri
 
 __all__ = ["RankBlock", "ranked", "spikes", "stepped"]
 
-_MOST_KNOTS, _MOST_STRETCHES = 128, 256
+_MOST_KNOTS, _MOST_STRETCHES = 128, 4096
 _COARSE_SHARE = 0.1
 _FEW_STEPS = 16
 _ROWS_BETWEEN = 10

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from energyscape.diffusion import (
     Conditioned,
+    LogDensity,
     log_density,
     sample,
     twisted_sample,
@@ -167,19 +168,29 @@ class DenoiserEstimator(DenoiserWalks):
         facts = self.facts_
         dim = math.prod(facts["event_shape"])
         schedule = self._schedule(facts)
-        scale, dtype = facts["sigma_data"], self._density_dtype()
+        scale = facts["sigma_data"]
         probes = 0 if dim <= _EXACT_DIMENSIONS else _HUTCHINSON_PROBES
-        out = log_density(
-            cast(Denoiser, self._scorer(dtype)),
-            x,
-            sigma_min=max(schedule.sigma_min, 0.004 * scale),
-            sigma_max=min(schedule.sigma_max, 80 * scale),
-            probes=probes,
-            end=self._moments(x.device),
-            batch_size=max(1, 200_000 // (dim * (probes or dim))),
-            dtype=dtype,
-        )
-        return Values(out.value.cpu().numpy(), out.kind, out.stderr.cpu().numpy())
+
+        def density(rows: Tensor, dtype: torch.dtype) -> LogDensity:
+            return log_density(
+                cast(Denoiser, self._scorer(dtype)),
+                rows,
+                sigma_min=max(schedule.sigma_min, 0.004 * scale),
+                sigma_max=min(schedule.sigma_max, 80 * scale),
+                probes=probes,
+                end=self._moments(rows.device),
+                batch_size=max(1, 200_000 // (dim * (probes or dim))),
+                dtype=dtype,
+            )
+
+        out = density(x, self._density_dtype())
+        value, stderr = out.value, out.stderr
+        # Squares of a cell 1e20 deviations out are beyond single precision.
+        wild = ~(value.isfinite() & stderr.isfinite())
+        if wild.any():
+            again = density(x[wild], torch.float64)
+            value[wild], stderr[wild] = again.value, again.stderr
+        return Values(value.cpu().numpy(), out.kind, stderr.cpu().numpy())
 
     def _density_dtype(self) -> torch.dtype:
         """float32, unless it was trained in float64: path and sums are float64, and what the network

@@ -6,7 +6,8 @@
 ``own``              `anomaly_score`, what the family itself goes by          all
 ``energy``           the energy, at each level where there are levels         ebm, score
 ``log_density``      minus the log-density, of `log_density`'s kind           those that have one
-``bound``            minus its lower bound by the chain, noised alike, nats   ddpm
+``bound``            minus its lower bound by the chain, noised alike, with   ddpm
+                     a Gaussian last step, nats
 ``denoising_error``  how badly the noised row is restored, at each level      ncsn, ddpm, edm; ebm
                                                                               of levels
 ``score_norm``       ``sigma |score|``, how steep it is there, at each level  all
@@ -295,7 +296,10 @@ def _source(estimator: DensityEstimator, kind: Evidence, levels: Sequence[float]
     if kind == "log_density":
         return _Source(
             [kind],
-            lambda x, inner: -(estimator._log_density(x.to(device)).value + inner)[:, None],
+            # What the network rounds differs between batches by 1e-6 nats; ties must not.
+            lambda x, inner: (
+                -(estimator._log_density(x.to(device)).value + inner)[:, None].round(4)
+            ),
         )
     if kind == "bound":
         chain = _of_chain(estimator)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from energyscape.data import Column, Schema, TableCodec, conform, to_polars
 from energyscape.data.values import from_codes, from_numbers, refuse_infinities
 from energyscape.detectors import EmpiricalDetector, Expected, Reasons, TableRows
 from energyscape.detectors.reasons import find_rows
+
+if TYPE_CHECKING:
+    import polars as pl
 
 __all__ = [
     "Blame",
@@ -141,10 +144,18 @@ def explain_rows(
     plain = isinstance(data, np.ndarray)
     table = data if plain else conform(to_polars(data), schema)
     rows = as_rows(table, schema)
+    if not len(rows):
+        return []
     words = _Words(schema, rows.numbers.shape[1], plain)
     # As they stand in the table: there are names among them that no row learned from had.
-    actual = words.rows(rows) if plain else table.select(words.names).to_dicts()
+    actual = words.rows(rows) if plain else _as_rows(table, words.names)
     return _explain(rows, actual, words, detector, reasons, most, reference, among)
+
+
+def _as_rows(table: pl.DataFrame, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of some columns; a name may be a pattern to polars (``*``)."""
+    columns = [table[name].to_list() for name in names]
+    return [dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)]
 
 
 def explain_known(

@@ -150,7 +150,7 @@ class Fitted(DensityMixin, DataIn):
         return None
 
     def _double(self) -> nn.Module:
-        """The model in float64, for scores and densities."""
+        """The model in float64."""
         return self._scorer(torch.float64)
 
     def _scorer(self, dtype: torch.dtype) -> nn.Module:

@@ -65,7 +65,8 @@ Precision = Annotated[
     Literal["auto", "float32", "bfloat16", "float64"],
     Field(
         description="of training; auto: float32, for large pictures bfloat16 where a trial finds it "
-        "much faster; scores and densities are computed in float64 (large pictures float32)"
+        "much faster; scores are computed in float64 (large pictures float32), and densities "
+        "integrate in it"
     ),
 ]
 Label = Annotated[
