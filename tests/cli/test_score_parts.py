@@ -195,3 +195,26 @@ def test_progress_within_a_piece_says_how_far_the_file_is(monkeypatch, capsys):
     assert lines[3].startswith("scoring 50 %, ")
     assert "left: log-density 2/4" in lines[3]
     assert lines[-1].startswith("anomaly scores 2/2")
+
+
+def test_a_scoring_begun_with_larger_pieces_is_gone_on_with(
+    cli, run, new, tmp_path, pieces, monkeypatch
+):
+    """As an earlier version may have begun it: the same scores and reasons."""
+    assert cli("score", run, new, "--out", tmp_path / "whole.csv").code == 0
+    honest, scored = AnomalyDetector.anomaly_score, []
+
+    def stopped(self, X):
+        if len(scored) == 1:
+            raise KeyboardInterrupt
+        scored.append(len(X))
+        return honest(self, X)
+
+    monkeypatch.setattr(AnomalyDetector, "anomaly_score", stopped)
+    assert cli("score", run, new, "--out", tmp_path / "out.csv").code == 130
+    monkeypatch.setattr(AnomalyDetector, "anomaly_score", honest)
+    monkeypatch.setattr(streaming, "PIECE_ROWS", 7)
+    assert cli("score", run, new, "--out", tmp_path / "out.csv", "--resume").code == 0
+    one, two = (pl.read_csv(tmp_path / f"{name}.csv") for name in ("out", "whole"))
+    assert one.drop("anomaly_score").equals(two.drop("anomaly_score"))
+    assert abs(one["anomaly_score"] - two["anomaly_score"]).max() < 1e-9

@@ -16,7 +16,7 @@ from energyscape.data import DataError, is_large, read_pieces, read_table, strea
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "LARGE", 100)
     monkeypatch.setattr(streaming, "PIECE_BYTES", 300)
-    monkeypatch.setattr(streaming, "PIECE_ROWS", 16)
+    monkeypatch.setattr(streaming, "PIECE_ROWS", 16)  # narrow lines: fewer bytes then make a piece
     monkeypatch.setattr(streaming, "HEAD_BYTES", 250)
 
 
@@ -91,3 +91,13 @@ def test_what_is_not_read_in_pieces_and_what_is_refused(tmp_path):
     (tmp_path / "ragged.csv").write_bytes(rows + b"1,2,3\n" + b"1,2\n" * 20)
     with pytest.raises(DataError, match=r"bytes \d+ to \d+"):
         list(read_pieces(tmp_path / "ragged.csv", ["a", "b"]))
+
+
+def test_pieces_of_narrow_text_are_bounded_by_rows(tmp_path, monkeypatch):
+    """Two bytes a line: millions of rows would stand in a piece of bytes."""
+    monkeypatch.setattr(streaming, "PIECE_BYTES", 10**6)
+    (tmp_path / "n.csv").write_text("a\n" + "".join(f"{k % 10}\n" for k in range(1000)))
+    heights = [p.frame.height for p in read_pieces(tmp_path / "n.csv", ["a"])]
+    assert sum(heights) == 1000
+    assert max(heights) <= 16
+    assert max(p.frame.height for p in read_pieces(tmp_path / "n.csv", ["a"], finer=4)) <= 4

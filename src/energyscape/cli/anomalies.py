@@ -50,14 +50,13 @@ def decisions(
 class Judge(NamedTuple):
     """What a family goes by.
 
-    `scores` of rows, and those of its calibration rows; how a batch has moved, from its rows and
-    scores; and what drove each row, where that is known.
+    `scores` of rows and what drove each, where that is known (else nothing); scores of its calibration
+    rows; and how a batch has moved, from its rows and scores.
     """
 
-    scores: Callable[[Any], np.ndarray]
+    scores: Callable[[Any], tuple[np.ndarray, list[str]]]
     calibration: np.ndarray
     drift: Callable[[Any, np.ndarray], DriftFound]
-    drivers: Callable[[Any], list[str]] | None = None
 
 
 def say_drift(judge: Judge, rows: Callable[[], Dataset], scores: np.ndarray, quiet: bool) -> None:

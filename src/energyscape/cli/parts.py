@@ -227,12 +227,22 @@ def _pick(estimator: AnomalyDetector, data: Path, parts: Parts, rows: np.ndarray
 def _pieces_with(
     estimator: AnomalyDetector, data: Path, parts: Parts, rows: np.ndarray
 ) -> Iterator[tuple[int, pl.DataFrame]]:
-    """Pieces that hold any of the rows, read again, with their first row's number."""
+    """Pieces that hold any of the rows, read again, with their first row's number.
+
+    Those of a scoring that an earlier version began may be larger than pieces are now.
+    """
+    import polars as pl
+
     from energyscape.data import read_pieces
 
     first = 0
     for done in parts.state["done"]:
         stop = first + done["rows"]
         if ((rows >= first) & (rows < stop)).any():
-            yield first, next(read_pieces(data, estimator.schema_.names, done["start"])).frame
+            frames: list[pl.DataFrame] = []
+            for piece in read_pieces(data, estimator.schema_.names, done["start"]):
+                frames.append(piece.frame)
+                if piece.stop >= done["stop"]:
+                    break
+            yield first, pl.concat(frames, how="vertical_relaxed")[: done["rows"]]
         first = stop

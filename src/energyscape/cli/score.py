@@ -135,23 +135,24 @@ def _judge(estimator: DensityEstimator | AnomalyDetector, by: str, quiet: bool) 
         count = len(judge.calibration_scores_)
         tell(f"--by {by}: calibrated on {count} of the rows kept", quiet=quiet)
         return Judge(
-            judge.anomaly_score,
+            lambda rows: (judge.anomaly_score(rows), []),
             judge.calibration_scores_,
             lambda rows, scores: judge.drift(rows, scores=scores),
         )
 
-    def drivers(part: Any) -> list[str]:
+    def own(rows: Any) -> tuple[np.ndarray, list[str]]:
         from energyscape.detection import driving_columns
 
-        rows = driving_columns(*estimator.column_contributions(part))
-        return ["; ".join(f"{name} {share:.2f}" for name, share in row) for row in rows]
+        if estimator.data_kind_ != "table" or len(estimator.schema_.modelled) < 2:
+            return estimator.anomaly_score(rows), []
+        scores, names, shares = estimator.scores_and_contributions(rows)
+        drove = driving_columns(names, shares)
+        return scores, ["; ".join(f"{name} {share:.2f}" for name, share in row) for row in drove]
 
-    several = estimator.data_kind_ == "table" and len(estimator.schema_.modelled) > 1
     return Judge(
-        estimator.anomaly_score,
+        own,
         estimator.calibration_["anomaly_scores"],
         lambda rows, scores: estimator.drift(rows, scores=scores),
-        drivers if several else None,
     )
 
 
@@ -243,7 +244,7 @@ def _anomaly(judge: Judge, reading: Reading, bar: Bar) -> tuple[np.ndarray, list
     scores: list[np.ndarray] = []
     drivers: list[str] = []
     for part in bar.over("anomaly scores", list(chunks(reading.dataset))):
-        scores.append(judge.scores(part))
-        if judge.drivers is not None:
-            drivers += judge.drivers(part)
+        found, drove = judge.scores(part)
+        scores.append(found)
+        drivers += drove
     return np.concatenate(scores), drivers

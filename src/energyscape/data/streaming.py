@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LARGE", "Piece", "is_large", "read_pieces"]
 
-#: Bytes of a file from which on it is read in pieces, bytes of a piece of text, rows of one of Parquet.
+#: Bytes of a file from which on it is read in pieces; bytes and rows of a piece, at most.
 LARGE = 64_000_000
 PIECE_BYTES = 16_000_000
 PIECE_ROWS = 65_536
@@ -81,7 +81,7 @@ def read_pieces(
     if path.suffix.lower() == ".parquet":
         yield from _parquet(path, names, start, max(1, PIECE_ROWS // finer))
     else:
-        yield from _text(path, names, start, max(1, PIECE_BYTES // finer))
+        yield from _text(path, names, start, finer)
 
 
 def _parquet(path: Path, names: Sequence[str], start: int, rows: int) -> Iterator[Piece]:
@@ -101,10 +101,13 @@ def _parquet(path: Path, names: Sequence[str], start: int, rows: int) -> Iterato
         ) from error
 
 
-def _text(path: Path, names: Sequence[str], start: int, count: int) -> Iterator[Piece]:
+def _text(path: Path, names: Sequence[str], start: int, finer: int) -> Iterator[Piece]:
     size = path.stat().st_size
     with path.open("rb") as file:
-        head, separator = _head(file.read(HEAD_BYTES), path, names)
+        raw = file.read(HEAD_BYTES)
+        line = len(raw) / max(raw.count(b"\n"), 1)
+        count = max(1, min(PIECE_BYTES, int(PIECE_ROWS * line)) // finer)
+        head, separator = _head(raw, path, names)
         place = max(start, len(head))
         while place < size:
             file.seek(place)

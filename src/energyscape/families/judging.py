@@ -138,6 +138,18 @@ class Judging(Fitted, Decides, abc.ABC):
 
     def column_contributions(self, X: Any) -> tuple[list[str], NDArray[np.float64]]:
         """Which columns drive the anomaly score: names, and shares of shape (n, columns)."""
+        return self.scores_and_contributions(X)[1:]
+
+    def scores_and_contributions(
+        self, X: Any
+    ) -> tuple[NDArray[np.float64], list[str], NDArray[np.float64]]:
+        """`anomaly_score` and `column_contributions` in the time of one.
+
+        Raises
+        ------
+        ValueError
+            For pictures, which have no columns.
+        """
         check_is_fitted(self)
         if not isinstance(self.codec_, TableCodec):
             raise ValueError("pictures have no columns")
@@ -145,7 +157,7 @@ class Judging(Fitted, Decides, abc.ABC):
         names = [name for name, _ in self.codec_.groups]
         sums = np.stack([parts[:, where].sum(1) for _, where in self.codec_.groups], axis=1)
         shares = np.abs(sums)
-        return names, shares / np.maximum(shares.sum(1, keepdims=True), 1e-300)
+        return parts.sum(1), names, shares / np.maximum(shares.sum(1, keepdims=True), 1e-300)
 
     def _calibration_scores(self) -> NDArray[np.float64]:
         check_is_fitted(self)
