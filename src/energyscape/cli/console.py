@@ -117,7 +117,7 @@ class Bar:
         began, first = time.monotonic(), None
         for piece in pieces:
             first = piece.start if first is None else first
-            self.outer = self.outer or f"{phase} 0 %: "
+            self.outer = self.outer or f"{phase} {100 * piece.start / piece.size:.0f} %: "
             yield piece
             done = piece.stop - first
             speed = done / max(time.monotonic() - began, 1e-9)
