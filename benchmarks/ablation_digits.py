@@ -82,9 +82,7 @@ class MeanDDPM(DDPM):
             return Composition(model, BoundLoss(chain, self._variance, importance=True))
         return Composition(model, SimpleLoss(chain))
 
-    def _after_training(
-        self, x: Tensor, aux: dict[str, Tensor] | None, progress: Any = None
-    ) -> dict[str, np.ndarray]:
+    def _after_training(self, x: Tensor, aux: dict[str, Tensor] | None) -> dict[str, np.ndarray]:
         return {}
 
 

@@ -90,17 +90,12 @@ def run(
     estimator = open_any(folder, device)
     judge = _judge(estimator, by, quiet)
     if estimator.data_kind_ == "table" and is_large(Path(data), finer=fineness(estimator)):
-        belongs = _identity(folder, Path(data), density, by)
-        parts = Parts(out, belongs, resume=resume, overwrite=overwrite)
+        parts = Parts(
+            out, _identity(folder, Path(data), density, by), resume=resume, overwrite=overwrite
+        )
         state: State = ctx.ensure_object(State)
         state.go_on = state.command(add=["--resume"], leave_out=["--overwrite"])
-        with Bar(quiet=quiet) as bar:
-            scorer = _scorer(estimator, judge, density, bar, quiet)
-            of = (estimator, Path(data), parts, scorer, judge)
-            table = score_in_parts(*of, fdr, reasons, bar, quiet)
-        write_table(table, out)
-        shutil.rmtree(parts.folder)
-        tell(f"wrote {table.height} scores to {out}", quiet=quiet)
+        _in_pieces(estimator, Path(data), parts, judge, out, fdr, density, reasons, quiet)
         return
     if resume:
         note("the data are read at once: there is nothing to go on with", quiet=quiet)
@@ -116,6 +111,28 @@ def run(
             columns |= _by_family(estimator, judge, reading, fdr, density, bar, quiet)
     write_table(columns, out)
     tell(f"wrote {len(reading.dataset)} scores to {out}", quiet=quiet)
+
+
+def _in_pieces(
+    estimator: DensityEstimator | AnomalyDetector,
+    data: Path,
+    parts: Parts,
+    judge: Judge | None,
+    out: Path,
+    fdr: float,
+    density: bool,
+    reasons: int,
+    quiet: bool,
+) -> None:
+    """A file larger than memory, or than patience."""
+    from energyscape.data.tables import write_table
+
+    with Bar(quiet=quiet) as bar:
+        scorer = _scorer(estimator, judge, density, bar, quiet)
+        table = score_in_parts(estimator, data, parts, scorer, judge, fdr, reasons, bar, quiet)
+    write_table(table, out)
+    shutil.rmtree(parts.folder)
+    tell(f"wrote {table.height} scores to {out}", quiet=quiet)
 
 
 def _judge(estimator: DensityEstimator | AnomalyDetector, by: str, quiet: bool) -> Judge | None:

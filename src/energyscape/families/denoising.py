@@ -83,12 +83,7 @@ class DenoiserEstimator(DenoiserWalks):
         # Large first steps leave a network of pictures on the plateau of a linear denoiser.
         return habits | ({"warmup": 0.1} if pictures else {})
 
-    def _after_training(
-        self,
-        x: Tensor,
-        aux: dict[str, Tensor] | None,
-        progress: ProgressCallback | None = None,
-    ) -> dict[str, np.ndarray]:
+    def _after_training(self, x: Tensor, aux: dict[str, Tensor] | None) -> dict[str, np.ndarray]:
         kept: dict[str, np.ndarray] = {}
         if len(self.facts_["event_shape"]) == 3 and len(x) > 1:
             own = next(self.model_.parameters())

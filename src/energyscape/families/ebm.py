@@ -36,7 +36,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from energyscape.families import settings as s
-from energyscape.families.bar import ProgressCallback
 from energyscape.families.energies import network_energy
 from energyscape.families.family import Composition
 from energyscape.families.labels import LABEL_DROPOUT
@@ -178,12 +177,7 @@ class EBM(LevelledEstimator):
     ) -> None:
         s.keep(self, locals())
 
-    def _after_training(
-        self,
-        x: Tensor,
-        aux: dict[str, Tensor] | None,
-        progress: ProgressCallback | None = None,
-    ) -> dict[str, np.ndarray]:
+    def _after_training(self, x: Tensor, aux: dict[str, Tensor] | None) -> dict[str, np.ndarray]:
         settings, name = self.get_params(), self._objective(self.facts_)
         if name not in CHAINS:
             known = {setting.name: setting.default for setting in s.settings_of(EBM)}
@@ -207,7 +201,7 @@ class EBM(LevelledEstimator):
                 "the energy saw few draws of its own: give a smaller step_size"
             )
         self.__dict__.pop("_reference", None)
-        kept = super()._after_training(x, aux, progress)
+        kept = super()._after_training(x, aux)
         if name == "levels":
             kept |= Typical.fit(self._energies(self.model_, x[:ORDINARY])).arrays()
         return kept

@@ -22,7 +22,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal, cast
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -140,27 +139,20 @@ class EDM(DenoiserEstimator):
         own = self.facts_.get("grey") and self.get_params()["batch_size"] is None
         return {**super()._habits(), **({"batch_size": _GREY_ROWS} if own else {})}
 
-    def _after_training(
-        self,
-        x: Tensor,
-        aux: dict[str, Tensor] | None,
-        progress: ProgressCallback | None = None,
-    ) -> dict[str, np.ndarray]:
-        self.calibration_ = super()._after_training(x, aux, progress)
-        if isinstance(self.model_, MixedDenoiser):
-            batch = int(self._habits()["batch_size"])
-            rows = rows_to_match(int(self.info_["steps"]) * batch)
-            shares = [column["share"] for column in self.facts_["columns"]]
-            if rows:
-                seed = self._seed(None)
-                match_shares(
-                    self.model_,
-                    cast(TableCodec, self.codec_).atoms(),
-                    shares,
-                    lambda k: self.sample_encoded(rows, random_state=seed + 7919 * (k + 1)),
-                    progress=as_steps(progress, "shares of values"),
-                )
-        return self.calibration_
+    def _adjust(self, progress: ProgressCallback | None) -> None:
+        if not isinstance(self.model_, MixedDenoiser):
+            return
+        rows = rows_to_match(int(self.info_["steps"]) * int(self._habits()["batch_size"]))
+        if not rows:
+            return
+        seed = self._seed(None)
+        match_shares(
+            self.model_,
+            cast(TableCodec, self.codec_).atoms(),
+            [column["share"] for column in self.facts_["columns"]],
+            lambda k: self.sample_encoded(rows, random_state=seed + 7919 * (k + 1)),
+            progress=as_steps(progress, "shares of values"),
+        )
 
     def _schedule(self, facts: Mapping[str, Any]) -> schedules.EDM:
         # Far below a picture's grey level nothing is left to resolve but the dequantisation noise.

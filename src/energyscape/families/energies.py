@@ -119,12 +119,7 @@ class EnergyEstimator(DensityEstimator):
 
     # -- after training ------------------------------------------------------------------------
 
-    def _after_training(
-        self,
-        x: Tensor,
-        aux: dict[str, Tensor] | None,
-        progress: ProgressCallback | None = None,
-    ) -> dict[str, np.ndarray]:
+    def _after_training(self, x: Tensor, aux: dict[str, Tensor] | None) -> dict[str, np.ndarray]:
         energy = cast(Energy, self.model_)
         own = next(energy.parameters())
         rng = torch.Generator(own.device).manual_seed(int(self.info_["seed"]) + 15485863)

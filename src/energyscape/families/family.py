@@ -58,11 +58,9 @@ class Family(Records, Judging):
         """What of `TrainConfig` differs from its defaults, beside the settings; facts are known."""
         return {}
 
-    def _after_training(
-        self,
-        x: Tensor,
-        aux: dict[str, Tensor] | None,
-        progress: ProgressCallback | None = None,
-    ) -> dict[str, np.ndarray]:
+    def _after_training(self, x: Tensor, aux: dict[str, Tensor] | None) -> dict[str, np.ndarray]:
         """Arrays to keep beside the calibration scores (a replay buffer, say)."""
         return {}
+
+    def _adjust(self, progress: ProgressCallback | None) -> None:
+        """Work on the trained model itself, before rows are calibrated with it."""

@@ -122,7 +122,8 @@ def fit_estimator(
         "fingerprint": identity["data"],
         "versions": versions(),
     }
-    estimator.calibration_ = estimator._after_training(x.float(), run.aux, progress)
+    estimator.calibration_ = estimator._after_training(x.float(), run.aux)
+    estimator._adjust(progress)
     _calibrate(estimator, dataset, split, progress)
 
 

@@ -132,13 +132,8 @@ class ScoreModel(EnergyEstimator):
     def _is_field(self) -> bool:
         return isinstance(self.model_, ScoreField)
 
-    def _after_training(
-        self,
-        x: Tensor,
-        aux: dict[str, Tensor] | None,
-        progress: ProgressCallback | None = None,
-    ) -> dict[str, np.ndarray]:
-        return {} if self._is_field else super()._after_training(x, aux, progress)
+    def _after_training(self, x: Tensor, aux: dict[str, Tensor] | None) -> dict[str, np.ndarray]:
+        return {} if self._is_field else super()._after_training(x, aux)
 
     def _sample_encoded(
         self,
