@@ -1,11 +1,14 @@
 """Pictures after the same time of training: our edm, diffusers' DDPM and azula's Karras denoiser.
 
     python benchmarks/picture_peers.py [--seconds 600] [--samples 1000] [--methods edm ...]
+        [--run FOLDER]
 
-All networks have about 1.6 million parameters (`picture_throughput.py`), all train for the same wall
-time on one thread on MNIST's training pictures and draw from an average of their weights:
+All networks have about 1.6 million parameters (`picture_throughput.py`), all train for the same time
+of one core (ours by the clock, peers by what the processor spent on them, so that other work on the
+machine costs them nothing) on MNIST's training pictures and draw from an average of their weights:
 
     edm        the family with its defaults
+    edm_grey   the same with `grey_network=True`, which is for densities of grey levels
     diffusers  UNet2DModel, the noise of its DDPMScheduler (1,000 linear steps), the error of the noise;
                drawn by its DPMSolverMultistepScheduler in 20 steps and by its DDIM in 50
     azula      UNet and KarrasDenoiser, VPSchedule at uniform times, its own loss; drawn by its
@@ -13,7 +16,8 @@ time on one thread on MNIST's training pictures and draw from an average of thei
 
 All in float32. Peers take batches of 64, AdamW with 100 steps of warm-up and a fall to 0 in the second
 half, gradients clipped at 1 and weights averaged over 0.999; the best of `--rates` counts (ours has its
-own), and the better of a peer's two samplers. Drawn pictures are compared with the
+own), and the better of a peer's two samplers. With `--run` our run stays in that folder, for
+`quality_per_evaluation.py` and `picture_model.py`. Drawn pictures are compared with the
 test pictures on the features of a classifier (`picture_features.py`): Frechet distance, and accuracy of
 a forest (0.5 is best); what as many test pictures reach is told too. Peers that are not installed are
 left out. Rows of ``results/picture_peers.json`` that this run does not replace are kept.
@@ -29,6 +33,7 @@ import importlib.util
 import json
 import platform
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -44,12 +49,14 @@ from picture_throughput import Azula, Diffusers
 from torch import Tensor, nn
 
 from energyscape import EDM
+from energyscape.data import Dataset
 
 RESULTS = Path(__file__).resolve().parent / "results" / "picture_peers.json"
 BATCH, WARMUP, DECAY = 64, 100, 0.999
 #: What each method draws with.
 DRAWN = {
-    "edm": ("heun, 18 steps",),
+    "edm": ("heun, 18 steps", "sde_heun, 18 steps"),
+    "edm_grey": ("heun, 18 steps", "sde_heun, 18 steps"),
     "diffusers": ("DPM-Solver++, 20 steps", "DDIM, 50 steps"),
     "azula": ("Heun, 18 steps", "DDIM, 50 steps"),
 }
@@ -72,12 +79,12 @@ def trained(
     seconds: float,
     rate: float,
 ) -> tuple[nn.Module, int]:
-    """The averaged network after so many seconds, and how many steps those were."""
+    """The averaged network after so many seconds of a core, and how many steps those were."""
     optimizer = torch.optim.AdamW(net.parameters(), lr=rate, fused=True)
-    mean, steps, began = copy.deepcopy(net), 0, time.perf_counter()
-    while time.perf_counter() - began < seconds:
+    mean, steps, began = copy.deepcopy(net), 0, time.process_time()
+    while time.process_time() - began < seconds:
         for group in optimizer.param_groups:
-            gone = (time.perf_counter() - began) / seconds
+            gone = (time.process_time() - began) / seconds
             group["lr"] = rate * min(1.0, (steps + 1) / WARMUP, 2 * max(1 - gone, 0.01))
         optimizer.zero_grad()
         loss(next(data)).backward()
@@ -107,7 +114,9 @@ class Method(abc.ABC):
     steps, seconds = 0, 0.0
 
     @abc.abstractmethod
-    def __init__(self, data: PictureSet, seconds: float, seed: int, rate: float) -> None: ...
+    def __init__(
+        self, data: PictureSet, seconds: float, seed: int, rate: float, run: Path | None
+    ) -> None: ...
 
     @abc.abstractmethod
     def draw(self, how: str, n: int) -> np.ndarray:
@@ -117,8 +126,14 @@ class Method(abc.ABC):
 class Ours(Method):
     """The family edm."""
 
-    def __init__(self, data: PictureSet, seconds: float, seed: int, rate: float) -> None:
-        self.model = EDM(time_limit=seconds, precision="float32", random_state=seed)
+    grey = False
+
+    def __init__(
+        self, data: PictureSet, seconds: float, seed: int, rate: float, run: Path | None
+    ) -> None:
+        self.model = EDM(
+            time_limit=seconds, precision="float32", grey_network=self.grey, random_state=seed
+        )
         began, last = time.perf_counter(), 0.0
 
         def watch(progress: Any) -> None:
@@ -126,23 +141,30 @@ class Ours(Method):
             if progress.phase == "training":
                 last = time.perf_counter() - began
 
-        from energyscape.families.fitting import RunRecord, fit_estimator
-
-        fit_estimator(
-            self.model, self.model._training_data(data.train), RunRecord(), progress=watch
-        )
+        pictures = Dataset("pictures", data.name, pictures=data.train[..., None])
+        with tempfile.TemporaryDirectory() as folder:
+            self.model.fit_run(pictures, run or Path(folder) / "run", progress=watch)
         self.steps, self.seconds = int(self.model.info_["steps"]), last
 
     def draw(self, how: str, n: int) -> np.ndarray:
-        """By 18 steps of Heun."""
-        drawn = np.asarray(self.model.sample(n, sampler="heun", steps=18, random_state=1))
+        """By 18 steps of Heun, without noise or with."""
+        sampler = how.split(",")[0]
+        drawn = np.asarray(self.model.sample(n, sampler=sampler, steps=18, random_state=1))
         return drawn[..., 0] if drawn.ndim == 4 else drawn
+
+
+class OursOfGreyLevels(Ours):
+    """The family edm with a network for few grey levels."""
+
+    grey = True
 
 
 class OfDiffusers(Method):
     """UNet2DModel with DDPMScheduler."""
 
-    def __init__(self, data: PictureSet, seconds: float, seed: int, rate: float) -> None:
+    def __init__(
+        self, data: PictureSet, seconds: float, seed: int, rate: float, run: Path | None
+    ) -> None:
         torch.manual_seed(seed)
         made = Diffusers()
         from diffusers import DDPMScheduler
@@ -180,7 +202,9 @@ class OfDiffusers(Method):
 class OfAzula(Method):
     """UNet in a Karras denoiser."""
 
-    def __init__(self, data: PictureSet, seconds: float, seed: int, rate: float) -> None:
+    def __init__(
+        self, data: PictureSet, seconds: float, seed: int, rate: float, run: Path | None
+    ) -> None:
         from azula.denoise import KarrasDenoiser
         from azula.noise import VPSchedule
 
@@ -204,17 +228,24 @@ class OfAzula(Method):
         return in_parts(n, (1, 28, 28), sampler)
 
 
-METHODS: dict[str, type[Method]] = {"edm": Ours, "diffusers": OfDiffusers, "azula": OfAzula}
+METHODS: dict[str, type[Method]] = {
+    "edm": Ours,
+    "edm_grey": OursOfGreyLevels,
+    "diffusers": OfDiffusers,
+    "azula": OfAzula,
+}
+OURS = ("edm", "edm_grey")
 
 
 def measured(method: str, data: PictureSet, judge: Judge, args: Any) -> dict[str, Any]:
     """Train, draw, compare."""
-    tried = []
-    tries = [(rate, how) for rate in args.rates for how in DRAWN[method]]
+    tried: list[dict[str, Any]] = []
+    rates = [0.0] if method in OURS else args.rates
+    tries = [(rate, how) for rate in rates for how in DRAWN[method]]
     made: Method | None = None
-    for rate, how in tries if method != "edm" else [(0.0, DRAWN[method][0])]:
+    for rate, how in tries:
         if made is None or how == DRAWN[method][0]:
-            made = METHODS[method](data, args.seconds, args.seed, rate)
+            made = METHODS[method](data, args.seconds, args.seed, rate, args.run)
         began = time.process_time()
         drawn = made.draw(how, args.samples)
         spent = time.process_time() - began
@@ -231,7 +262,8 @@ def measured(method: str, data: PictureSet, judge: Judge, args: Any) -> dict[str
                 "drawing_seconds": round(spent, 1),
             }
         )
-    best = min(tried, key=lambda t: t["frechet"])
+    # Ours is told by its first sampler, a peer by the better of its two.
+    best = tried[0] if method in OURS else min(tried, key=lambda t: t["frechet"])
     return {
         "method": method,
         "data": data.name,
@@ -251,6 +283,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rates", type=float, nargs="+", default=[2e-4, 1e-3], help="of peers")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--run", type=Path, help="a new folder for our run")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -268,10 +301,10 @@ def main() -> None:
         "rows": known,
     }
     for method in args.methods:
-        if method != "edm" and importlib.util.find_spec(method) is None:
+        if method not in OURS and importlib.util.find_spec(method) is None:
             print(f"{method} is not installed: left out")
             continue
-        if method != "edm":
+        if method not in OURS:
             record[method] = metadata.version(method)
         row = measured(method, data, judge, args)
         key = ("method", "data", "seed", "seconds", "samples")
