@@ -4,7 +4,8 @@
     python benchmarks/ablation_digits.py --data mnist --steps 1500 --seeds 0 --samples 400
 
 The family ddpm with one part changed at a time: what is predicted (the noise, or the mean of the next
-state, as in table 2 of 2006.11239; v as well, which asks less of a perceptron at large noise), the loss
+state, as in table 2 of 2006.11239, all of it or its difference from this state, which a perceptron
+cannot copy as a UNet can; v as well, which asks less of a perceptron at large noise), the loss
 (simple, the bound, both), how noise grows (linear, cosine, 2102.09672), and the variance of the reverse
 steps (fixed at its lower or upper bound, or learned between them). Network (a perceptron of 3 blocks of
 128), batches of 64, learning rate and number of steps are the same, all else is at its default; a tenth
@@ -61,6 +62,8 @@ VARIANTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "eps-hybrid-learned": ({"loss": "hybrid", "variance": "learned"}, ("learned",)),
     "mu-bound": ({"loss": "bound"}, ("fixed_small",)),
     "mu-simple": ({}, ("fixed_small",)),
+    "mu-step-bound": ({"loss": "bound"}, ("fixed_small",)),
+    "mu-step-simple": ({}, ("fixed_small",)),
     "eps-bound-learned": ({"loss": "bound", "variance": "learned"}, ("learned",)),
     "eps-hybrid-learned-cosine": (
         {"loss": "hybrid", "variance": "learned", "schedule": "cosine"},
@@ -70,11 +73,27 @@ VARIANTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 MEASURES = ("bits_per_dim", "accuracy", "frechet", "neighbour_ratio")
 
 
+class Step(nn.Module):
+    """A network whose output is added to its input."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, *others: Any) -> Tensor:
+        """The input and what the network adds."""
+        moved: Tensor = x + self.net(x, *others)
+        return moved
+
+
 class MeanDDPM(DDPM):
     """The chain whose network predicts the mean of the next state; no denoiser, so it only draws."""
 
+    adds = False
+
     def _build(self, facts: Mapping[str, Any]) -> nn.Module:
-        return MeanPrediction(field_network(self.get_params(), facts))
+        net = field_network(self.get_params(), facts)
+        return MeanPrediction(Step(net) if self.adds else net)
 
     def _compose(self, model: nn.Module, facts: Mapping[str, Any]) -> Composition:
         chain = self._chain()
@@ -84,6 +103,12 @@ class MeanDDPM(DDPM):
 
     def _after_training(self, x: Tensor, aux: dict[str, Tensor] | None) -> dict[str, np.ndarray]:
         return {}
+
+
+class StepDDPM(MeanDDPM):
+    """The same, told by its difference from this state."""
+
+    adds = True
 
 
 def bits_per_dim(model: DDPM, pictures: np.ndarray, seed: int) -> tuple[float, float, list[float]]:
@@ -109,8 +134,10 @@ def trained(name: str, seed: int, steps: int, data: PictureSet) -> tuple[DDPM, f
     """A fitted variant, and the processor seconds it took."""
     settings, variances = VARIANTS[name]
     settings = {"variance": variances[0]} | settings
-    family = MeanDDPM if name.startswith("mu") else DDPM
-    clip = {"clip": "none"} if family is MeanDDPM else {}
+    family: type[DDPM] = DDPM
+    if name.startswith("mu"):
+        family = StepDDPM if name.startswith("mu-step") else MeanDDPM
+    clip = {"clip": "none"} if issubclass(family, MeanDDPM) else {}
     small = {"width": 128, "blocks": 3} if data.name == "digits" else {}
     model = family(
         max_steps=steps, batch_size=64, calibration_fraction=0.0,
@@ -145,9 +172,10 @@ def judged(model: DDPM, data: PictureSet, judge: Judge, seed: int) -> dict[str, 
 def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Mean and standard error over repeats."""
     rows = []
-    for key in dict.fromkeys((run["variant"], run["variance"]) for run in runs):
-        own = [run for run in runs if (run["variant"], run["variance"]) == key]
-        row: dict[str, Any] = {"variant": key[0], "variance": key[1], "repeats": len(own)}
+    keys = ("variant", "variance", "steps")
+    for key in dict.fromkeys(tuple(run[k] for k in keys) for run in runs):
+        own = [run for run in runs if tuple(run[k] for k in keys) == key]
+        row: dict[str, Any] = dict(zip(keys, key, strict=True)) | {"repeats": len(own)}
         for name in MEASURES:
             row[name], error = mean_with_error([run[name] for run in own])
             row[f"{name}_stderr"] = error if len(own) > 1 else None
@@ -157,9 +185,11 @@ def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def table(runs: list[dict[str, Any]]) -> str:
     """The summary as text."""
-    lines = [f"{'':38}{'bits/dim':>16}{'accuracy':>16}{'Frechet':>16}{'ratio':>16}  runs"]
+    lines = [
+        f"{'':38}{'steps':>7}{'bits/dim':>16}{'accuracy':>16}{'Frechet':>16}{'ratio':>16}  runs"
+    ]
     for row in summary(runs):
-        cells = [f"{row['variant'] + ', ' + row['variance']:38}"]
+        cells = [f"{row['variant'] + ', ' + row['variance']:38}{row['steps']:7}"]
         for name, digits in zip(MEASURES, (3, 3, 1, 3), strict=True):
             error = row[f"{name}_stderr"]
             told = "" if error is None else f" ± {error:.{digits}f}"

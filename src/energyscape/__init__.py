@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from energyscape.memory import keep_freed_memory
+
 __version__ = "0.1.0"
 
 _HOME = {
@@ -32,6 +34,8 @@ _HOME = {
 }
 
 __all__ = sorted(["__version__", *_HOME])
+
+keep_freed_memory()
 
 
 def __getattr__(name: str) -> Any:

@@ -83,6 +83,8 @@ def gaussian_log_prob(x: Tensor, p: Reverse) -> Tensor:
 def discretised_log_prob(x: Tensor, p: Reverse, *, bins: int = 256) -> Tensor:
     """log of the mass of each pixel's bin on [-1, 1], summed over a row (2006.11239 eq. 13).
 
+    `bins` levels lie evenly over [-1, 1], its ends among them.
+
     Examples
     --------
     The masses of all bins add up to one.
@@ -93,6 +95,8 @@ def discretised_log_prob(x: Tensor, p: Reverse, *, bins: int = 256) -> Tensor:
     >>> round(float(discretised_log_prob(grid, p).exp().sum()), 12)
     1.0
     """
+    if bins < 2:
+        raise ValueError(f"a discretised decoder has at least 2 bins, got {bins}")
     half = 1 / (bins - 1)
     upper = torch.where(x > 1 - half, math.inf, x + half)
     lower = torch.where(x < -1 + half, -math.inf, x - half)
@@ -118,13 +122,13 @@ def cell_log_prob(lower: Tensor, upper: Tensor, p: Reverse) -> Tensor:
     return _rows(log_high + torch.log1p(-(torch.special.log_ndtr(low) - log_high).exp()))
 
 
-def _decode(x0: Tensor, p: Reverse, decoder: Decoder, bins: int) -> Tensor:
+def _decode(x0: Tensor, p: Reverse, decoder: Decoder) -> Tensor:
     if callable(decoder):
         return -decoder(x0, p)
     if decoder == "gaussian":
         return -gaussian_log_prob(x0, p)
     if decoder == "discretised":
-        return -discretised_log_prob(x0, p, bins=bins)
+        return -discretised_log_prob(x0, p)
     raise ValueError(f"decoder is 'gaussian' or 'discretised', not {decoder!r}")
 
 
@@ -177,7 +181,6 @@ def variational_bound(
     num_steps: int | None = None,
     probabilities: Tensor | None = None,
     decoder: Decoder = "gaussian",
-    bins: int = 256,
     decoder_draws: int = 4,
     label: Tensor | None = None,
     variance: Variance | None = None,
@@ -197,9 +200,8 @@ def variational_bound(
     probabilities : Tensor of shape (N - 1,), optional
         Of the sampled steps; `step_probabilities` by default.
     decoder : {"gaussian", "discretised"} or callable
-        A function of x_0 and a `Reverse` gives ``log p(x_0 | x_1)`` of each row, shape (batch,).
-    bins : int
-        Grey levels, evenly over [-1, 1], of the discretised decoder.
+        "discretised" is for 256 levels, evenly over [-1, 1]. A function of x_0 and a `Reverse` gives
+        ``log p(x_0 | x_1)`` of each row, shape (batch,): `discretised_log_prob` of other `bins`, say.
     decoder_draws : int
         Draws of x_1 that L_0 is averaged over, at least 2, for its standard error.
     label, variance, clip
@@ -225,8 +227,6 @@ def variational_bound(
     """
     if decoder_draws < 2 or (num_steps is not None and num_steps < 2):
         raise ValueError("decoder_draws and num_steps must be at least 2, for a standard error")
-    if bins < 2:
-        raise ValueError(f"a discretised decoder has at least 2 bins, got {bins}")
     x0 = x0.to(torch.float64)
 
     def draw() -> Tensor:
@@ -236,7 +236,7 @@ def variational_bound(
     first = []
     for _ in range(decoder_draws):
         reverse = chain.reverse(model, chain.noise(x0, 0, draw()), 0, **settings)
-        first.append(_decode(x0, reverse, decoder, bins))
+        first.append(_decode(x0, reverse, decoder))
     decoded = torch.stack(first, 1)
     error2 = decoded.var(1) / decoder_draws
     steps = range(1, chain.num_steps)
@@ -293,7 +293,6 @@ def bound_by_step(
     most: int = 120,
     shared_noise: bool = False,
     decoder: Decoder = "gaussian",
-    bins: int = 256,
     label: Tensor | None = None,
     variance: Variance | None = None,
     clip: Clip | None = None,
@@ -307,7 +306,7 @@ def bound_by_step(
 
     Parameters
     ----------
-    chain, model, x0, rng, decoder, bins, label, variance, clip
+    chain, model, x0, rng, decoder, label, variance, clip
         As for `variational_bound`; L_0 is of one draw.
     most : int
         The most steps to evaluate.
@@ -348,7 +347,7 @@ def bound_by_step(
     terms = [transition_kl(chain, model, x0, i, draw(), **settings) for i in steps.tolist()]
     per_step = torch.stack(terms, 1) if terms else x0.new_zeros(len(x0), 0)
     reverse = chain.reverse(model, chain.noise(x0, 0, draw()), 0, **settings)
-    decoded = _decode(x0, reverse, decoder, bins)
+    decoded = _decode(x0, reverse, decoder)
     return BoundByStep(steps, counts.to(x0.device), per_step, terminal_kl(chain, x0), decoded)
 
 
@@ -360,7 +359,6 @@ def path_log_ratio(
     rng: torch.Generator,
     *,
     decoder: Decoder = "gaussian",
-    bins: int = 256,
     label: Tensor | None = None,
     variance: Variance | None = None,
     clip: Clip | None = None,
@@ -384,7 +382,7 @@ def path_log_ratio(
         forward += gaussian_log_prob(ahead, kernel)
         reverse = chain.reverse(model, ahead, i, label=label, variance=variance, clip=clip)
         if i == 0:
-            model_part -= _decode(x0, reverse, decoder, bins)
+            model_part -= _decode(x0, reverse, decoder)
         else:
             model_part += gaussian_log_prob(x, reverse)
             mean, var = chain.posterior(x0, ahead, i)
