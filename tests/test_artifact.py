@@ -12,6 +12,7 @@ from energyscape.artifact import (
     Artifact,
     ArtifactError,
     fingerprint,
+    is_run,
     prepare,
     read_artifact,
     write_artifact,
@@ -134,3 +135,42 @@ def test_fingerprint_sees_every_change():
     prints = {fingerprint(x) for x in [a, *different]}
     assert len(prints) == 5
     assert fingerprint(a) == fingerprint(a.copy())
+
+
+@pytest.mark.parametrize("foreign", ["train", "manifest"])
+def test_folders_of_others_are_no_runs(tmp_path, foreign):
+    """Pictures often lie in a folder called train, and other programs write a manifest.json."""
+    mine = tmp_path / "pictures"
+    (mine / "train" / "cats").mkdir(parents=True)
+    (mine / "train" / "cats" / "a.png").write_bytes(b"a")
+    if foreign == "manifest":
+        (mine / "manifest.json").write_text('{"name": "an app", "icons": []}')
+    for settings in ({}, {"overwrite": True}, {"resume": True}):
+        with pytest.raises(ArtifactError, match="other files and no energyscape run"):
+            prepare(mine, **settings)
+    assert (mine / "train" / "cats" / "a.png").read_bytes() == b"a"
+    assert not is_run(mine)
+
+
+def test_a_model_in_a_folder_of_pictures_is_replaced_without_them(run):
+    (run / "train" / "cats").mkdir(parents=True)
+    prepare(run, overwrite=True)
+    assert [p.name for p in run.iterdir()] == ["train"]
+
+
+def test_a_finished_model_without_checkpoints_is_not_gone_on_with(run):
+    """It would be trained from the start, and replaced by what comes out."""
+    with pytest.raises(ArtifactError, match="no checkpoint to go on from; use --overwrite"):
+        prepare(run, resume=True)
+    (run / "train").mkdir()
+    with pytest.raises(ArtifactError, match="no checkpoint to go on from"):
+        prepare(run, resume=True)
+    (run / "train" / "run.json").write_text("{}")
+    prepare(run, resume=True)
+
+
+def test_a_damaged_manifest_does_not_make_a_run_foreign(run):
+    (run / "manifest.json").write_text('{"format": 1, "fi')
+    assert is_run(run)
+    prepare(run, overwrite=True)
+    assert list(run.iterdir()) == []

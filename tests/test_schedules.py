@@ -261,6 +261,8 @@ def test_a_table_passes_through_its_levels_and_takes_a_function() -> None:
         (lambda: LinearBeta(2.0, 1.0), "LinearBeta needs 0 < smallest < largest"),
         (lambda: LinearBeta(start=1.0), "LinearBeta's time needs"),
         (lambda: ScaledLinear(0.0, 1.0), "ScaledLinear needs"),
+        (lambda: LinearBeta(0.1, 2000.0), "largest level is infinite"),
+        (lambda: ScaledLinear(850.0, 12000.0), "largest level is infinite"),
         (lambda: Cosine(0.0), "offset > 0"),
         (lambda: Cosine(end=1.0), "end < 1"),
         (lambda: Cosine(start=0.9, end=0.1), "Cosine's time needs"),

@@ -26,6 +26,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,6 +54,7 @@ __all__ = [
 
 FORMAT = 1
 _CURVE = "metrics.jsonl"
+_OF_A_RUN = ("run.json", "step-")  # what lies in train/
 _FILES = ("model.safetensors", "codec.safetensors", "calibration.safetensors", "config.json")
 
 
@@ -83,8 +85,28 @@ def fingerprint(*arrays: np.ndarray) -> str:
 
 
 def is_run(path: Path) -> bool:
-    """Whether `path` is a fitted model, or a run that has not finished."""
-    return (path / "manifest.json").is_file() or (path / "train").is_dir()
+    """Whether `path` is a fitted model, or a run that has not finished.
+
+    Pictures often lie in folders called train, and other programs write a manifest.json: what counts
+    is what these hold.
+    """
+    if _unfinished(path) or all((path / name).is_file() for name in _FILES):
+        return True
+    try:
+        manifest = json.loads((path / "manifest.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and _is_manifest(manifest)
+
+
+def _unfinished(path: Path) -> bool:
+    """Whether `path` has a folder of checkpoints, empty or with nothing else in it."""
+    train = path / "train"
+    return train.is_dir() and all(p.name.startswith(_OF_A_RUN) for p in train.iterdir())
+
+
+def _is_manifest(found: Mapping[str, Any]) -> bool:
+    return isinstance(found.get("format"), int) and isinstance(found.get("files"), dict)
 
 
 def prepare(path: str | os.PathLike[str], *, resume: bool = False, overwrite: bool = False) -> None:
@@ -94,7 +116,7 @@ def prepare(path: str | os.PathLike[str], *, resume: bool = False, overwrite: bo
     ------
     ArtifactError
         If the folder holds something and neither `resume` nor `overwrite` allows it, or it is not
-        one of ours.
+        one of ours, or holds a finished model without the checkpoint to go on from.
     """
     path = Path(path)
     if path.is_file():
@@ -107,7 +129,13 @@ def prepare(path: str | os.PathLike[str], *, resume: bool = False, overwrite: bo
         if overwrite and not resume:
             for name in (*_FILES, "manifest.json", "metrics.jsonl", "sampling.json"):
                 (path / name).unlink(missing_ok=True)
-            shutil.rmtree(path / "train", ignore_errors=True)
+            if _unfinished(path):
+                shutil.rmtree(path / "train", ignore_errors=True)
+        elif resume and (path / "manifest.json").is_file() and not any((path / "train").glob("*")):
+            raise ArtifactError(
+                f"{path} holds a finished model and no checkpoint to go on from; use --overwrite to "
+                "replace it"
+            )
         elif not resume:
             raise ArtifactError(
                 f"{path} already holds a run; use --overwrite to replace it or --resume to go on"
@@ -165,13 +193,13 @@ def read_artifact(path: str | os.PathLike[str]) -> Artifact:
         raise ArtifactError(f"{folder} is not a folder: give the folder of a fitted model")
     manifest_path = folder / "manifest.json"
     if not manifest_path.is_file():
-        if (folder / "train").is_dir():
+        if _unfinished(folder):
             raise ArtifactError(f"{folder} holds an unfinished run: go on with `fit ... --resume`")
         raise ArtifactError(f"{folder} is not an energyscape run: it has no manifest.json")
     manifest = _read_json(manifest_path)
-    version = manifest.get("format")
-    if not isinstance(version, int) or not isinstance(manifest.get("files"), dict):
+    if not _is_manifest(manifest):
         raise ArtifactError(f"{manifest_path} is not an energyscape manifest")
+    version = int(manifest["format"])
     if version > FORMAT:
         raise ArtifactError(
             f"{folder} was written in format {version} by energyscape "

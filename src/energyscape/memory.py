@@ -4,8 +4,10 @@ A step of training, or an evaluation of a network, frees all that it has taken. 
 that back to the system at once, and each page that is then asked for anew costs a page fault: ten
 thousand of them in a step of pictures, a tenth of its time (`benchmarks/freed_memory.py`). Its two
 thresholds are set once, when `energyscape` is imported, to the largest that it would choose by itself
-for blocks and to 256 MiB for the end of the heap, which is what a process may hold more than it uses.
-Whoever has set one of glibc's variables keeps their choice; other C libraries are left as they are.
+for blocks and to 256 MiB for the end of the heap. A process may then hold what it held at its peak, in
+blocks of up to 32 MiB that lie below one still in use; where that is too much, GLIBC_TUNABLES (empty,
+if nothing else is wanted) leaves it to glibc. Whoever has set one of glibc's variables keeps their
+choice, and other C libraries are left as they are.
 """
 
 from __future__ import annotations

@@ -118,6 +118,18 @@ def _check_range(name: str, low: float, high: float) -> None:
         raise ValueError(f"{name} needs 0 < smallest < largest, finite; got {low} and {high}")
 
 
+_LARGEST_INTEGRAL = 700.0  # exp of it is finite in float64
+
+
+def _check_integral(name: str, integral: float) -> None:
+    """The integral of beta over the process: its exponential must be a number."""
+    if integral > _LARGEST_INTEGRAL:
+        raise ValueError(
+            f"{name}'s betas integrate to {integral:.4g} and its largest level is infinite; give the "
+            "rates of the continuous process, N times the betas of an N-step chain once"
+        )
+
+
 class LinearBeta(Schedule):
     """Beta grows linearly, the continuous limit of DDPM's chain (2011.13456 eq. 32).
 
@@ -142,6 +154,7 @@ class LinearBeta(Schedule):
     ) -> None:
         _check_range("LinearBeta", beta_min, beta_max)
         _check_range("LinearBeta's time", start, 1.0)
+        _check_integral("LinearBeta", 0.5 * (beta_min + beta_max))
         self.beta_min, self.beta_max, self.start = beta_min, beta_max, start
 
     def _sigma(self, t: Tensor) -> Tensor:
@@ -184,6 +197,8 @@ class ScaledLinear(Schedule):
         self.start = start
         self._low = math.sqrt(beta_min)
         self._slope = math.sqrt(beta_max) - self._low
+        whole = (math.sqrt(beta_max) ** 3 - self._low**3) / (3 * self._slope)
+        _check_integral("ScaledLinear", whole)
 
     def _sigma(self, t: Tensor) -> Tensor:
         s = self.start + (1 - self.start) * t
@@ -426,7 +441,7 @@ class Ladder(Tabulated):
     """
 
     def sample(self, n: int, rng: torch.Generator | None, device: str | None = None) -> Tensor:
-        """`n` of the levels, float64, shape (n,), each as often as any other up to one."""
+        """`n` of the levels, float64, shape (n,), each as often as any other up to two."""
         table = self._log_table.exp().to(device)
         index = (_stratified(n, rng, device) * len(table)).long().clamp(max=len(table) - 1)
         return table[index]

@@ -23,13 +23,19 @@ from energyscape.diffusion import (
 )
 from energyscape.diffusion.bound import (
     discretised_log_prob,
+    gaussian_kl,
     gaussian_log_prob,
     step_probabilities,
     terminal_kl,
     transition_kl,
 )
 from energyscape.diffusion.chain import Reverse
-from energyscape.models import FunctionDenoiser, per_row
+from energyscape.models import (
+    EpsPreconditioning,
+    FunctionDenoiser,
+    PreconditionedDenoiser,
+    per_row,
+)
 
 F64 = torch.float64
 STD = 0.7
@@ -330,3 +336,70 @@ def test_simple_loss_of_a_predicted_mean_and_refusals():
         variational_bound(chain, _gaussian(), x, rng, decoder="poisson")
     with pytest.raises(ValueError, match="standard error"):
         variational_bound(chain, _gaussian(), x, rng, num_steps=1)
+
+
+@pytest.mark.parametrize("given", [[1.0] * 20, [1.0] * 60, [0.0] + [1.0] * 28, [math.nan] * 29])
+def test_probabilities_that_leave_a_step_out_are_refused(given):
+    """A step that is never drawn is missing from the sum, which is then no bound."""
+    rng = torch.Generator().manual_seed(0)
+    with pytest.raises(ValueError, match="29 transitions need as many probabilities, all positive"):
+        variational_bound(
+            Chain.cosine(30),
+            FunctionDenoiser(lambda x, s: x / (1 + per_row(s, x).square())),
+            torch.ones(2, 2, dtype=F64),
+            rng,
+            num_steps=4,
+            probabilities=torch.tensor(given),
+        )
+
+
+@pytest.mark.parametrize("steps", [2, 3, 5])
+def test_the_standard_error_of_short_chains_is_not_below_the_spread(steps):
+    """The only transition of two steps has no neighbour to be compared with: it is drawn again."""
+    rng = torch.Generator().manual_seed(0)
+    off = FunctionDenoiser(lambda x, s: 0.5 * x / (1 + per_row(s, x).square()))
+    x0 = torch.full((4000, 2), 0.8, dtype=F64)
+    found = variational_bound(Chain.cosine(steps), off, x0, rng)
+    error = float(found.stderr.square().mean().sqrt())
+    assert float(found.value.std()) < 1.05 * error
+    assert found.per_step is not None
+    assert found.per_step.shape == (4000, steps - 1)
+
+
+def test_the_bound_of_no_rows():
+    rng = torch.Generator().manual_seed(0)
+    normal = FunctionDenoiser(lambda x, s: x / (1 + per_row(s, x).square()))
+    for count in (None, 3):
+        found = variational_bound(Chain.linear(30), normal, torch.zeros(0, 2), rng, num_steps=count)
+        assert found.value.shape == found.stderr.shape == (0,)
+
+
+def test_the_hybrid_loss_evaluates_its_network_once():
+    """The bound trains the variance alone: its mean is the estimate that the simple loss has made."""
+    calls = []
+
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(0.5))
+
+        def forward(self, x, c_noise, label=None):
+            calls.append(len(x))
+            return self.scale * x
+
+    denoiser = PreconditionedDenoiser(Counting(), EpsPreconditioning())
+    model = LearnedRange(denoiser, _Constant(0.0))
+    x = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
+    chain = Chain.linear(30)
+    loss = HybridLoss(chain)(model, x, None, torch.Generator().manual_seed(1))
+    assert calls == [8]
+    rng = torch.Generator().manual_seed(1)
+    u, order = torch.rand(8, generator=rng, dtype=F64), torch.randperm(8, generator=rng)
+    i = ((order + u) / 8 * 30).long().clamp(max=29)
+    x_t = chain.noise(x, i, torch.randn(x.shape, generator=rng))
+    reverse = chain.reverse(model, x_t, i)
+    mean, var = chain.posterior(x, x_t, i)
+    kl = gaussian_kl(mean, torch.where(i[:, None] == 0, 1.0, var).log(), reverse)
+    bound = torch.where(i == 0, -gaussian_log_prob(x, reverse), kl) / 2
+    simple = loss.loss - 1e-3 * 30 * bound
+    assert torch.allclose(simple.mean(), loss.metrics["simple"], atol=1e-5)

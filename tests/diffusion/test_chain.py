@@ -288,3 +288,29 @@ def test_a_network_runs_in_its_own_dtype():
     x = torch.zeros(2, 2, dtype=F64)
     out = CHAINS["linear"].reverse(denoiser, x, torch.tensor([1, 2]))
     assert out.mean.dtype == F64
+
+
+def test_one_linear_step_is_refused():
+    """A line from beta_start to beta_end needs two points; one step would take the first alone."""
+    for kind in (Chain.linear, Chain.scaled_linear):
+        with pytest.raises(ValueError, match="need 2 steps"):
+            kind(1)
+    assert Chain.cosine(1).num_steps == 1
+
+
+def test_the_warning_of_signal_names_the_caller():
+    chain = Chain.linear(50, rescale=False)
+    normal = FunctionDenoiser(lambda x, s: x / (1 + per_row(s, x).square()))
+    with pytest.warns(TerminalSignalWarning) as told:
+        chain.ancestral(normal, (1, 1), torch.Generator().manual_seed(0))
+    with pytest.warns(TerminalSignalWarning) as directly:
+        chain.check_terminal()
+    assert told[0].filename == directly[0].filename == __file__
+    assert not chain.ends_in_noise
+    assert Chain.linear().ends_in_noise
+
+
+def test_respacing_takes_integers_of_any_kind():
+    numpy = pytest.importorskip("numpy")
+    assert Chain.linear(100).respaced(numpy.int64(5)).num_steps == 5
+    assert Chain.linear(100).respaced(torch.tensor([3, 99])).num_steps == 2

@@ -200,3 +200,47 @@ def test_guidance_without_labels_is_refused():
     for label, weight in ((-1, 2.0), (0, -1.0), (0, float("nan"))):
         with pytest.raises(ValueError, match="label" if label < 0 else "weight"):
             Guided(_TwoClasses(), label, weight)
+
+
+def test_one_event_of_several_axes_with_a_covariance():
+    """Known values of a single picture, without an axis of rows, as for a mask of one row."""
+    p = _gaussian(12)
+    plain = FunctionDenoiser(lambda x, s: p.denoise(x.flatten(1), s).reshape(x.shape))
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 3, 2, 2, generator=rng, dtype=F64)
+    values = torch.randn(3, 2, 2, generator=rng, dtype=F64)
+    mask = torch.rand(3, 2, 2, generator=rng) < 0.5
+    cov = p.covariance
+    one = Conditioned(plain, mask, values, covariance=cov)(x, 0.7)
+    rows = Conditioned(plain, mask, values.expand(5, 3, 2, 2), covariance=cov)(x, 0.7)
+    assert torch.equal(one, rows)
+    assert Conditioned(plain, mask, values, covariance=cov)(x[:0], 0.7).shape == (0, 3, 2, 2)
+    with pytest.raises(ValueError, match="12 dimensions, events have 4"):
+        Conditioned(FunctionDenoiser(lambda x, s: x), mask, values, covariance=cov)(x[:3, 0], 0.7)
+
+
+def test_noise_on_known_values_keeps_float64():
+    """By derivatives and by the covariance of a Gaussian, to the last digits."""
+    p = _gaussian(4)
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(1), dtype=F64)
+    mask, values = torch.tensor([True, False, True, False]), torch.ones(4, dtype=F64)
+    plain = FunctionDenoiser(p.denoise)
+    by_derivatives = Conditioned(plain, mask, values, noise=0.3)(x, 0.5)
+    by_covariance = Conditioned(plain, mask, values, noise=0.3, covariance=p.covariance)(x, 0.5)
+    assert torch.allclose(by_derivatives, by_covariance, rtol=0, atol=1e-12)
+
+
+def test_states_in_float64_with_a_network_in_float32():
+    net = PreconditionedDenoiser(
+        ResidualMLP((2,), width=8, blocks=1, noise=True), X0Preconditioning()
+    )
+    rng = torch.Generator().manual_seed(0)
+    start = torch.randn(3, 2, generator=rng, dtype=F64)
+    x = sample(net, start, levels=[1.0, 0.1], rng=rng)
+    assert x.dtype == F64
+    assert sample(net, (3, 2), levels=[1.0, 0.1], rng=rng, dtype=F64).dtype == F64
+    given = Conditioned(net, FIRST, torch.zeros(2, dtype=F64))(start, 0.5)
+    assert given.dtype == F64
+    known = torch.zeros(3, 2, dtype=F64)
+    drawn = twisted_sample(net, FIRST, known, particles=2, levels=[1.0, 0.5, 0.1], rng=rng)
+    assert drawn.dtype == F64

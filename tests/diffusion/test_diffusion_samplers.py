@@ -276,3 +276,13 @@ def test_clipping():
     assert torch.allclose(end, torch.ones_like(end))
     with pytest.raises(ValueError, match="low < high"):
         clip_denoised(x, (1.0, 0.0))
+
+
+@pytest.mark.parametrize("wrong", [{"churn": math.nan}, {"low": 2.0, "high": 1.0}, {"churn": -1.0}])
+def test_noise_that_would_never_be_added_is_refused(wrong):
+    with pytest.raises(ValueError, match="churn|low to high"):
+        SDEHeun(**wrong)
+
+
+def test_dynamic_clipping_of_no_rows():
+    assert clip_denoised(torch.zeros(0, 3), "dynamic").shape == (0, 3)

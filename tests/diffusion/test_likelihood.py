@@ -180,3 +180,13 @@ def test_bad_settings_are_named(settings, message):
     base = {"sigma_min": 0.01, "sigma_max": 1.0}
     with pytest.raises(ValueError, match=message):
         log_density(FunctionDenoiser(lambda x, s: 0 * x), torch.zeros(1, 2), **{**base, **settings})
+
+
+def test_a_full_covariance_of_pictures_is_that_of_their_flattened_pixels():
+    p = _random_mixture(4, True)
+    x = p.sample(3, torch.Generator().manual_seed(0))
+    flat = log_density(FunctionDenoiser(p.denoise), x, **_settings(p))
+    shaped = FunctionDenoiser(lambda x, s: p.denoise(x.flatten(1), s).reshape(x.shape))
+    settings = _settings(p) | {"end": (p.mean.reshape(1, 2, 2), p.covariance)}
+    found = log_density(shaped, x.reshape(3, 1, 2, 2), **settings)
+    assert torch.allclose(found.value, flat.value, atol=1e-9)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -301,3 +303,24 @@ def test_foreign_family_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ArtifactError, match="unknown family 'flow'"):
         energyscape.load(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [{"max_steps": "3"}, {"batch_size": 16.0}, {"width": "8"}])
+def test_settings_of_another_type_are_named_before_training(wrong):
+    """The command line reads text; an estimator trains with what it was given."""
+    name, value = list(wrong.items())[-1]
+    with pytest.raises(SettingError, match=f"{name}={value!r} is not possible: give {int(value)}"):
+        EDM(**QUICK | wrong).fit(np.ones((5, 2)))
+
+
+def test_a_run_does_not_go_on_with_other_labels(tmp_path):
+    """Classes that come beside the data are no part of it, and weights depend on them."""
+    data = as_dataset(np.random.default_rng(0).normal(size=(40, 2)))
+    classes = np.array(["a", "b"] * 20)
+    given = replace(data, labels=classes)
+    EDM(label="labels", **QUICK).fit_run(given, tmp_path)
+    EDM(label="labels", **QUICK).fit_run(given, tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match="other labels"):
+        EDM(label="labels", **QUICK).fit_run(
+            replace(data, labels=classes[::-1]), tmp_path, resume=True
+        )

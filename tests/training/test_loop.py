@@ -402,3 +402,76 @@ def test_objectives_that_differentiate_are_validated(objective):
     value = run.validate()
     assert math.isfinite(value)
     assert value == run.validate()
+
+
+@pytest.mark.parametrize("name", ["decay", "precision", "keep", "on_divergence"])
+def test_settings_that_are_no_choice_are_named(name):
+    with pytest.raises(ValueError, match=f"{name} is .* or .*, got 'bst'"):
+        TrainConfig(**{name: "bst"})
+
+
+@pytest.mark.parametrize("warmup", [1.0, -0.5, math.nan])
+def test_a_warm_up_is_a_part_of_the_run(warmup):
+    with pytest.raises(ValueError, match="warmup is a fraction"):
+        TrainConfig(warmup=warmup)
+
+
+@pytest.mark.parametrize("slower", [2, 4, 10])
+@pytest.mark.parametrize("at", [0.5, 0.86, 0.96])
+def test_a_machine_that_becomes_slow_late_keeps_the_time_limit(slower, at):
+    plan = Plan(10**9)
+    step, elapsed, limit, plans = 0, 0.0, 100.0, 0
+    while step < plan.total:
+        step += 1
+        elapsed += 0.02 * (slower if elapsed > at * limit else 1)
+        if plan.due(step, elapsed, limit):
+            plan.replan(step, elapsed, limit)
+            plans += 1
+    assert elapsed < 1.01 * limit
+    assert plan.fraction(step) == pytest.approx(1.0)
+    assert plans < 20
+
+
+def test_a_fresh_run_is_not_gone_on_with_from_an_older_one(tmp_path):
+    """Without resume the checkpoints of the run before go, so that none is taken for this one's."""
+    train(Location(), squared_distance, data(), config=config(max_steps=10), out=tmp_path)
+    fresh = Run(
+        Location(), squared_distance, data() + 50, None, None, config(max_steps=10), tmp_path
+    )
+    fresh.start(resume=False)
+    assert checkpoint.latest(tmp_path / "train") is None
+
+
+class Remembered(nn.Module):
+    """A parameter, and a buffer that moves with each step in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.centre = nn.Parameter(torch.zeros(2))
+        self.register_buffer("seen", torch.zeros(()))
+
+
+def test_the_best_weights_come_with_the_buffers_of_then(tmp_path):
+    """Through a checkpoint as well: a layer's spectral norm is told by vectors that go on moving."""
+
+    def counted(model, x, aux, rng, *, label=None):
+        if model.training:
+            model.seen += 1
+        return squared_distance(model, x, aux, rng)
+
+    settings = config(max_steps=400, validations=100)
+    run = train(Remembered(), counted, data(), validation=-data(), config=settings, out=tmp_path)
+    checks = [h for h in run.history if "validation_loss" in h]
+    best = min(checks, key=lambda h: h["validation_loss"])
+    assert best["step"] < 100
+    assert float(run.model.seen) == best["step"]
+    again = train(
+        Remembered(),
+        counted,
+        data(),
+        validation=-data(),
+        config=settings,
+        out=tmp_path,
+        resume=True,
+    )
+    assert float(again.model.seen) == best["step"]

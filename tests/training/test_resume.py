@@ -14,6 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from energyscape import load
+
 # A denoiser with dropout, so that both random streams matter, and a stateful objective.
 SCRIPT = """
 import sys, time
@@ -151,6 +153,18 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
+def in_two_processes(*words: object) -> subprocess.CompletedProcess:
+    """A script, or ``-m`` and a module, started twice by torchrun: so many are asserted to be there."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    return subprocess.run(
+        [*launch, "--master_port", str(free_port()), *map(str, words)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        timeout=180,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize("kind", ["exact", "denoising"])
 def test_two_processes_train_to_the_same_loss(tmp_path, kind):
     """Same global batch. Exact score matching draws no noise: the weights agree to rounding, through
@@ -158,21 +172,32 @@ def test_two_processes_train_to_the_same_loss(tmp_path, kind):
     script = tmp_path / "parallel.py"
     script.write_text(PARALLEL)
     single = start(script, kind, tmp_path / "one")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    launch += ["--main_process_port", str(free_port())]
-    result = subprocess.run(
-        [*launch, str(script), kind, str(tmp_path / "two")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        timeout=180,
-        check=False,
-    )
+    result = in_two_processes(script, kind, tmp_path / "two")
     assert result.returncode == 0, result.stderr.decode()[-3000:]
     finish(single)
+    assert len(list((tmp_path / "two" / "train").glob("step-*/rank*.safetensors"))) == 2
     one, two = (load_file(tmp_path / name / "final.safetensors") for name in ("one", "two"))
     if kind == "exact":
         for name, value in one.items():
             assert torch.allclose(value, two[name], rtol=1e-6, atol=1e-8), name
     else:
         assert float(two["loss"]) == pytest.approx(float(one["loss"]), rel=0.03)
+
+
+def test_the_command_line_fits_in_two_processes(tmp_path):
+    """One seed, though none was given, one run, one voice; going on changes nothing that is done."""
+    words = ["fit", "iris", "--out", tmp_path / "run", "--set", "max_steps=20", "--set", "width=8"]
+    result = in_two_processes("-m", "energyscape", *words)
+    told = result.stdout + result.stderr
+    assert result.returncode == 0, told.decode()[-3000:]
+    assert told.count(b"fitting edm to 150 rows") == 1
+    model = load(tmp_path / "run")
+    seed = model.info_["seed"]
+    assert len(list((tmp_path / "run" / "train").glob("step-*"))) == 1
+    assert len(list((tmp_path / "run" / "train").glob("step-*/rank*.safetensors"))) == 2
+    again = in_two_processes("-m", "energyscape", *words)
+    assert again.returncode != 0
+    assert b"exists; give --overwrite" in again.stdout + again.stderr
+    result = in_two_processes("-m", "energyscape", *words, "--resume")
+    assert result.returncode == 0, result.stderr.decode()[-3000:]
+    assert load(tmp_path / "run").info_["seed"] == seed

@@ -38,7 +38,9 @@ def run(
     data: Data,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="Table of the ratio of each row to write."),
+        typer.Option(
+            "--out", "-o", metavar="FILE", help="Table of the ratio of each row to write."
+        ),
     ] = None,
     overwrite: Overwrite = False,
     seed: Seed = None,

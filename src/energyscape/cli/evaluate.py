@@ -60,7 +60,7 @@ def run(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="JSON", help="Write the numbers here too.")
+        Path | None, typer.Option("--out", "-o", metavar="JSON", help="Write the numbers here too.")
     ] = None,
     most: Annotated[
         int, typer.Option("--rows", min=10, help="Rows compared at most, drawn at random.")
@@ -121,11 +121,13 @@ def _strange(dataset: Dataset, labels: str, said: list[str]) -> np.ndarray:
     name, equals, wanted = labels.partition("=")
     if dataset.raw is not None and name in dataset.raw.columns:
         values = [str(v).strip() for v in dataset.raw[name].to_list()]
-    elif dataset.labels is not None:
+    elif dataset.labels is not None and name in ("labels", "folder", "y"):
         values = [str(v).strip() for v in dataset.labels.tolist()]
     else:
         columns = [] if dataset.raw is None else dataset.raw.columns
         hint = nearest(name, columns) if columns else "the data has no labels"
+        if dataset.labels is not None:
+            hint = "the labels that came with the data are called labels"
         raise BadInput(f"--labels: there is no column {name!r}; {hint}")
     found = sorted(set(values))
     if not equals:

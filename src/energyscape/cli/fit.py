@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tomllib
 from pathlib import Path
@@ -42,7 +43,8 @@ def run(
     ctx: typer.Context,
     data: Data,
     out: Annotated[
-        Path, typer.Option("--out", metavar="RUN", help="Folder to write.", show_default=False)
+        Path,
+        typer.Option("--out", "-o", metavar="RUN", help="Folder to write.", show_default=False),
     ],
     model: Annotated[
         str,
@@ -81,7 +83,11 @@ def run(
     Ctrl-C stops after a checkpoint; the same command with --resume goes on to the same result.
     With --model anomaly no network is trained: it takes seconds, and there is nothing to resume.
     """
-    _check_folder(out, resume=resume, overwrite=overwrite)
+    # Of many processes (torchrun) the first one speaks, and makes the folder.
+    first = int(os.environ.get("RANK", "0")) == 0
+    quiet = quiet or not first
+    if first:
+        _check_folder(out, resume=resume, overwrite=overwrite)
     time_limit = to_seconds(duration)
     if model == DETECTOR:
         _refuse_for_detector(device, {"--resume": resume, "--time": duration})
@@ -97,7 +103,8 @@ def run(
     if resume and not out.exists():
         note(f"{out} does not exist yet: the run starts from the beginning", quiet=quiet)
     stood = out.exists()
-    prepare(out, resume=resume, overwrite=overwrite)
+    if first:
+        prepare(out, resume=resume, overwrite=overwrite)
     state: State = ctx.ensure_object(State)
     tell(f"fitting {model} to {len(dataset)} {_rows(dataset.kind)} of {dataset.name}", quiet=quiet)
     how: dict[str, Any] = {"resume": resume, "time_limit": time_limit} if model != DETECTOR else {}
@@ -111,7 +118,7 @@ def run(
         raise
     except ValueError:
         # nothing half-written when settings or data make the run impossible; checkpoints are kept
-        if not stood and not any(out.glob("train/step-*")):
+        if first and not stood and not any(out.glob("train/step-*")):
             shutil.rmtree(out, ignore_errors=True)
         raise
     if model == DETECTOR:

@@ -22,7 +22,8 @@ def run(
     folder: Run,
     data: Data,
     out: Annotated[
-        Path, typer.Option("--out", metavar="FILE", help="Table to write.", show_default=False)
+        Path,
+        typer.Option("--out", "-o", metavar="FILE", help="Table to write.", show_default=False),
     ],
     draws: Annotated[
         int | None,

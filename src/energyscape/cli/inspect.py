@@ -53,7 +53,9 @@ def run(
     channels: Channels = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="Write a schema.toml to edit (tables only)."),
+        typer.Option(
+            "--out", "-o", metavar="FILE", help="Write a schema.toml to edit (tables only)."
+        ),
     ] = None,
     overwrite: Overwrite = False,
     seed: Seed = None,

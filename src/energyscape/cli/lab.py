@@ -40,7 +40,9 @@ def run(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="HTML", help="The page to write [default: lab-LESSON.html]."),
+        typer.Option(
+            "--out", "-o", metavar="HTML", help="The page to write [default: lab-LESSON.html]."
+        ),
     ] = None,
     overwrite: Overwrite = False,
     types: Types = None,

@@ -20,7 +20,9 @@ def run(
     folder: Run,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="HTML", help="The page to write [default: RUN/report.html]."),
+        typer.Option(
+            "--out", "-o", metavar="HTML", help="The page to write [default: RUN/report.html]."
+        ),
     ] = None,
     overwrite: Overwrite = False,
     seed: Seed = None,

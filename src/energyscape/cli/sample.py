@@ -40,12 +40,13 @@ _PICTURES = (".png", ".npy", ".npz")
 def run(
     folder: Run,
     n: Annotated[
-        int, typer.Option("--n", min=1, metavar="N", help="How many.", show_default=False)
+        int, typer.Option("--n", "-n", min=1, metavar="N", help="How many.", show_default=False)
     ],
     out: Annotated[
         Path,
         typer.Option(
             "--out",
+            "-o",
             metavar="FILE",
             help="A table file by its suffix; for pictures .png (a grid), .npy, .npz, or a folder.",
             show_default=False,

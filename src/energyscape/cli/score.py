@@ -32,7 +32,8 @@ def run(
     folder: Run,
     data: Data,
     out: Annotated[
-        Path, typer.Option("--out", metavar="FILE", help="Table to write.", show_default=False)
+        Path,
+        typer.Option("--out", "-o", metavar="FILE", help="Table to write.", show_default=False),
     ],
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a large file that was stopped.")

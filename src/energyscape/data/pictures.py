@@ -42,8 +42,9 @@ def read_pictures(
 ) -> Pictures:
     """All pictures below a folder, in the order of their paths.
 
-    Two-level (mode "1") pictures keep the values 0 and 1. Palettes are looked up. Names of the
-    folders in between become labels.
+    Two-level (mode "1") pictures keep the values 0 and 1, unless `size` or `channels` is given:
+    black is 0 and white 255 then. Palettes are looked up. Names of the folders in between become
+    labels.
 
     Parameters
     ----------

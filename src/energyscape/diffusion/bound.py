@@ -198,7 +198,7 @@ def variational_bound(
     num_steps : int, optional
         Sample this many steps a row, at least 2, instead of evaluating all N - 1.
     probabilities : Tensor of shape (N - 1,), optional
-        Of the sampled steps; `step_probabilities` by default.
+        Of the sampled steps, all positive; `step_probabilities` by default.
     decoder : {"gaussian", "discretised"} or callable
         "discretised" is for 256 levels, evenly over [-1, 1]. A function of x_0 and a `Reverse` gives
         ``log p(x_0 | x_1)`` of each row, shape (batch,): `discretised_log_prob` of other `bins`, say.
@@ -213,7 +213,13 @@ def variational_bound(
     -------
     Bound
         With all steps, each at one noise draw, the error of their sum is estimated from the
-        differences of neighbouring steps, which errs on the large side.
+        differences of neighbouring steps, which errs on the large side. The only transition of a
+        chain of two steps has `decoder_draws`.
+
+    Raises
+    ------
+    ValueError
+        For fewer than 2 draws, or probabilities of another shape or not all positive.
 
     Examples
     --------
@@ -228,6 +234,9 @@ def variational_bound(
     if decoder_draws < 2 or (num_steps is not None and num_steps < 2):
         raise ValueError("decoder_draws and num_steps must be at least 2, for a standard error")
     x0 = x0.to(torch.float64)
+    if len(x0) == 0:
+        none = x0.new_zeros(0)
+        return Bound(none, none, none, none, none, None)
 
     def draw() -> Tensor:
         return torch.randn(x0.shape, generator=rng, dtype=torch.float64, device=x0.device)
@@ -241,7 +250,12 @@ def variational_bound(
     error2 = decoded.var(1) / decoder_draws
     steps = range(1, chain.num_steps)
     per_step: Tensor | None = None
-    if num_steps is None or len(steps) == 0:
+    if len(steps) == 1:  # no neighbour to compare with
+        drawn = [transition_kl(chain, model, x0, 1, draw(), **settings) for _ in first]
+        per_step = torch.stack(drawn, 1).mean(1, keepdim=True)
+        transitions = per_step.sum(1)
+        error2 = error2 + torch.stack(drawn, 1).var(1) / decoder_draws
+    elif num_steps is None or len(steps) == 0:
         terms = [transition_kl(chain, model, x0, i, draw(), **settings) for i in steps]
         per_step = torch.stack(terms, 1) if terms else x0.new_zeros(len(x0), 0)
         transitions = per_step.sum(1)
@@ -250,7 +264,11 @@ def variational_bound(
             steps2 = per_step.diff(dim=1).square()
             error2 = error2 + 0.5 * (steps2.sum(1) + steps2[:, 0] + steps2[:, -1])
     else:
-        p = step_probabilities(chain) if probabilities is None else probabilities
+        p = step_probabilities(chain) if probabilities is None else torch.as_tensor(probabilities)
+        if p.shape != (len(steps),) or not bool((p > 0).all() and p.isfinite().all()):
+            raise ValueError(
+                f"the {len(steps)} transitions need as many probabilities, all positive and finite"
+            )
         p = (p / p.sum()).to(x0)
         estimates = []
         for _ in range(num_steps):

@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -61,9 +62,11 @@ class Reverse(NamedTuple):
     log_var: Tensor
 
 
-def _check_steps(num_steps: int) -> None:
+def _check_steps(num_steps: int, *, line: bool = False) -> None:
     if num_steps < 1:
         raise ValueError(f"a chain has at least one step, got {num_steps}")
+    if line and num_steps == 1:
+        raise ValueError("betas on a line from one end to the other need 2 steps, got 1")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -140,7 +143,7 @@ class Chain:
         The scaling keeps the terminal level; it holds down to about 25 steps. Without it
         (``rescale=False``) a short chain does not end in noise.
         """
-        _check_steps(num_steps)
+        _check_steps(num_steps, line=True)
         scale = 1000 / num_steps if rescale else 1.0
         return cls(
             torch.linspace(scale * beta_start, scale * beta_end, num_steps, dtype=torch.float64)
@@ -151,7 +154,7 @@ class Chain:
         cls, num_steps: int = 1000, beta_start: float = 8.5e-4, beta_end: float = 0.012
     ) -> Chain:
         """Betas whose root is linear (2112.10752), scaled by 1000/N."""
-        _check_steps(num_steps)
+        _check_steps(num_steps, line=True)
         ends = [math.sqrt(1000 / num_steps * b) for b in (beta_start, beta_end)]
         return cls(torch.linspace(ends[0], ends[1], num_steps, dtype=torch.float64).square())
 
@@ -282,14 +285,21 @@ class Chain:
         if variance is None:
             variance = "learned_range" if isinstance(model, LearnedRange) else "fixed_small"
         if variance == "learned_range":
-            if not isinstance(model, LearnedRange):
-                raise ValueError("a learned range needs a LearnedRange model")
-            x = self.to_sigma_frame(x_t, i)
-            fraction = call_in_own_dtype(model.fraction, x, sigma, label, owner=model)
-            large = self.log_variance("fixed_large", i, x_t)
-            small = self.log_variance("fixed_small", i, x_t)
-            return Reverse(mean, fraction * large + (1 - fraction) * small)
+            return Reverse(mean, self.learned_log_variance(model, x_t, i, label=label))
         return Reverse(mean, self.log_variance(variance, i, x_t))
+
+    def learned_log_variance(
+        self, model: nn.Module, x_t: Tensor, i: int | Tensor, *, label: Tensor | None = None
+    ) -> Tensor:
+        """The log-variance of a reverse step that a `LearnedRange` has learned, shape of x_t."""
+        if not isinstance(model, LearnedRange):
+            raise ValueError("a learned range needs a LearnedRange model")
+        sigma = float(self.sigmas[i]) if isinstance(i, int) else self.sigmas.to(x_t.device)[i]
+        x = self.to_sigma_frame(x_t, i)
+        fraction = call_in_own_dtype(model.fraction, x, sigma, label, owner=model)
+        large = self.log_variance("fixed_large", i, x_t)
+        small = self.log_variance("fixed_small", i, x_t)
+        return fraction * large + (1 - fraction) * small
 
     def to_sigma_frame(self, x_t: Tensor, i: int | Tensor) -> Tensor:
         """``x_t / sqrt(abar_i)``, the state as a denoiser sees it."""
@@ -341,7 +351,7 @@ class Chain:
         if isinstance(x_or_shape, Tensor):
             x = x_or_shape
         else:
-            self.check_terminal()
+            self._warn_of_signal(stacklevel=4)  # beyond torch's frame of no_grad
             own = next((p for p in model.parameters() if p.is_floating_point()), None)
             kind = dtype or (torch.get_default_dtype() if own is None else own.dtype)
             device = "cpu" if own is None else own.device
@@ -370,7 +380,8 @@ class Chain:
         Chain(50 steps, sigma 0.01 to 157.4, terminal signal 2.9e-05 bits/dim)
         """
         n = self.num_steps
-        if isinstance(steps, int):
+        if isinstance(steps, (int, Integral)):
+            steps = int(steps)
             if not 1 <= steps <= n:
                 raise ValueError(f"a chain of {n} steps can be respaced to 1 to {n}, not {steps}")
             even = torch.linspace(0, n - 1, steps, dtype=torch.float64)
@@ -399,14 +410,22 @@ class Chain:
 
     def check_terminal(self) -> None:
         """Warn when data of unit variance leave more than 0.001 bits/dim in the last state."""
+        self._warn_of_signal(stacklevel=3)
+
+    @property
+    def ends_in_noise(self) -> bool:
+        """Whether data of unit variance leave at most 0.001 bits/dim in the last state."""
+        return self._unit_terminal_bits <= _NEGLIGIBLE_BITS
+
+    def _warn_of_signal(self, stacklevel: int) -> None:
         bits = self._unit_terminal_bits
-        if bits > _NEGLIGIBLE_BITS:
+        if not self.ends_in_noise:
             warnings.warn(
                 f"the chain ends with {bits:.2g} bits/dim of signal (abar_T = "
                 f"{self._terminal()[0]:.3g}), so samples from N(0, I) start in the wrong place: "
                 "use more noise, or start from a state that carries the signal",
                 TerminalSignalWarning,
-                stacklevel=3,
+                stacklevel=stacklevel,
             )
 
     def __repr__(self) -> str:

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from energyscape.diffusion.parametrisation import call_in_own_dtype
 from energyscape.diffusion.samplers import Progress, initial_noise, ladder
 from energyscape.models import Denoiser, per_row
 from energyscape.schedules import Schedule
@@ -110,7 +111,9 @@ class Conditioned(Denoiser):
         if noise < 0 or iterations < 1:
             raise ValueError(f"need noise >= 0 and iterations >= 1, got {noise} and {iterations}")
         if covariance is not None:
-            dim = values[0].numel() if values.ndim > 1 else values.numel()
+            # Values are of rows or of one event: which, the batch will tell.
+            one = values[0].numel() if values.ndim > 1 and len(values) else values.numel()
+            dim = values.numel() if covariance.shape == (values.numel(),) * 2 else one
             if covariance.shape != (dim, dim):
                 raise ValueError(
                     f"events of {dim} dimensions have a covariance of shape ({dim}, {dim}), "
@@ -139,7 +142,7 @@ class Conditioned(Denoiser):
         variance = per_row(sigma, x).square()
         with torch.enable_grad():
             z = x.detach().requires_grad_()
-            plain = self.denoiser(z, sigma, label)
+            plain = call_in_own_dtype(self.denoiser, z, sigma, label)
 
         def covariance_times(v: Tensor) -> Tensor:
             (product,) = torch.autograd.grad(plain, z, v, retain_graph=True)
@@ -164,11 +167,18 @@ class Conditioned(Denoiser):
     ) -> _Moments:
         """The moments with the covariance of Gaussian data, the same in every row at one level."""
         with torch.no_grad():
-            plain = self.denoiser(x, sigma, label)
+            plain = call_in_own_dtype(self.denoiser, x, sigma, label)
+        values, vectors = (part.to(x.device) for part in self._spectrum)
+        if len(values) != math.prod(x.shape[1:]):
+            raise ValueError(
+                f"the covariance is that of {len(values)} dimensions, events have "
+                f"{math.prod(x.shape[1:])}"
+            )
+        if len(x) == 0:
+            return _Moments(plain, plain, x.new_zeros(0))
         levels = per_row(sigma, x).flatten().to(torch.float64)
         if bool((levels != levels[0]).any()):
             raise ValueError("a covariance conditions one level at a time; give one sigma")
-        values, vectors = (part.to(x.device) for part in self._spectrum)
         values = values.clamp(min=1e-12 * float(values[-1]))
         v = (vectors * (values / (values / levels[0].square() + 1))) @ vectors.T
         coordinates = mask.flatten(1).any(0).nonzero().flatten()
@@ -180,7 +190,7 @@ class Conditioned(Denoiser):
         patterns, which = known.unique(dim=0, return_inverse=True)
         both = patterns[:, :, None] & patterns[:, None, :]
         system = torch.where(both, v[coordinates][:, coordinates], 0)
-        diagonal = torch.where(patterns, self.noise**2, 1.0).to(torch.float64)
+        diagonal = torch.where(patterns, values.new_tensor(self.noise**2), values.new_tensor(1.0))
         factor = torch.linalg.cholesky(system + torch.diag_embed(diagonal))
         log_det = 2 * factor.diagonal(dim1=1, dim2=2).log().sum(1)
         solved = torch.zeros_like(residual)

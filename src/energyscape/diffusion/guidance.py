@@ -81,5 +81,5 @@ class Guided(Denoiser):
             torch.cat([x, x]), torch.cat([level, level]), torch.cat([torch.full_like(own, -1), own])
         )
         free, conditional = both.chunk(2)
-        weight = torch.where(inside, self.weight, 1.0).to(x.dtype)
+        weight = torch.where(inside, x.new_tensor(self.weight), x.new_tensor(1.0))
         return free + per_row(weight, x) * (conditional - free)

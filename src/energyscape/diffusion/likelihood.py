@@ -284,7 +284,7 @@ def _end_density(end: End, sigma_max: float, x: Tensor) -> tuple[Callable[[Tenso
     else:
         mean, covariance = (torch.as_tensor(part).to(x) for part in end)
     data_variance = 1.0 if isinstance(end, str) else 0.0
-    if covariance.ndim == 2 and covariance.shape == (dim, dim) and x.ndim == 2:
+    if covariance.ndim == 2 and covariance.shape == (dim, dim):
         values, vectors = torch.linalg.eigh(covariance)
     elif covariance.numel() in (1, dim):
         values, vectors = covariance.flatten().expand(dim), None

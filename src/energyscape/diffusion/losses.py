@@ -69,10 +69,17 @@ def _simple(
         raise ValueError(
             f"a chain's loss takes a Denoiser or a MeanPrediction, not {type(model).__name__}"
         )
+    return _noise_error(chain, model, x, i, eps, label)[1]
+
+
+def _noise_error(
+    chain: Chain, model: nn.Module, x: Tensor, i: Tensor, eps: Tensor, label: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """A denoiser's estimate of x_0, and the mean square of the error of the noise in each row."""
     sigma = chain.sigmas.to(x.device)[i].to(x.dtype)
     wide = sigma.reshape(-1, *[1] * (x.ndim - 1))
     x0_hat = model(x + wide * eps, sigma, label)
-    return _mean(((x0_hat - x) / wide).square())
+    return x0_hat, _mean(((x0_hat - x) / wide).square())
 
 
 def _bound_term(chain: Chain, x: Tensor, i: Tensor, reverse: Reverse, x_t: Tensor) -> Tensor:
@@ -211,10 +218,10 @@ class HybridLoss:
             raise ValueError("the hybrid loss trains a variance: it needs a LearnedRange model")
         i = _uniform_steps(len(x), self.chain.num_steps, rng, x.device)
         eps = _draw(x, rng)
-        simple = _simple(self.chain, model, x, i, eps, label)
+        x0_hat, simple = _noise_error(self.chain, model, x, i, eps, label)
         x_t = self.chain.noise(x, i, eps)
-        reverse = self.chain.reverse(model, x_t, i, label=label)
-        fixed = Reverse(reverse.mean.detach(), reverse.log_var)
+        mean = self.chain.posterior(x0_hat.detach(), x_t, i)[0]
+        fixed = Reverse(mean, self.chain.learned_log_variance(model, x_t, i, label=label))
         bound = self.chain.num_steps * _bound_term(self.chain, x, i, fixed, x_t)
         metrics: dict[str, Tensor | float] = {
             "simple": simple.detach().mean(),

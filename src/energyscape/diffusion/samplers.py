@@ -30,6 +30,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from energyscape.diffusion.parametrisation import call_in_own_dtype
 from energyscape.models import Denoiser
 from energyscape.schedules import Schedule
 
@@ -249,11 +250,13 @@ class SDEHeun:
     inflation: float = 1.003
 
     def __post_init__(self) -> None:
-        if self.churn < 0 or self.inflation <= 0:
+        if not (self.churn >= 0 and self.inflation > 0):
             raise ValueError(
                 f"churn must not be negative and inflation positive; got {self.churn} and "
                 f"{self.inflation}"
             )
+        if not self.low <= self.high:
+            raise ValueError(f"noise is added from low to high; got {self.low} and {self.high}")
 
     def __call__(
         self,
@@ -402,6 +405,8 @@ def clip_denoised(x0_hat: Tensor, clip: Clip) -> Tensor:
     >>> clip_denoised(torch.tensor([[-3.0, 0.5]]), 1.0)
     tensor([[-1.0000,  0.5000]])
     """
+    if clip == "dynamic" and len(x0_hat) == 0:
+        return x0_hat
     if clip == "dynamic":
         s = torch.quantile(x0_hat.flatten(1).abs(), 0.995, dim=1).clamp(min=1.0)
         s = s.reshape(-1, *[1] * (x0_hat.ndim - 1))
@@ -415,8 +420,10 @@ def clip_denoised(x0_hat: Tensor, clip: Clip) -> Tensor:
 
 
 def denoise_function(denoiser: Denoiser, label: Tensor | None, clip: Clip | None) -> Denoise:
-    """The denoiser with its label and clipping fixed, in the dtype of the state."""
+    """The denoiser with its label and clipping fixed, run in its own dtype, in that of the state."""
     if clip is None:
-        return lambda x, sigma: denoiser(x, sigma, label).to(x.dtype)
+        return lambda x, sigma: call_in_own_dtype(denoiser, x, sigma, label).to(x.dtype)
     rule = clip
-    return lambda x, sigma: clip_denoised(denoiser(x, sigma, label).to(x.dtype), rule)
+    return lambda x, sigma: clip_denoised(
+        call_in_own_dtype(denoiser, x, sigma, label).to(x.dtype), rule
+    )

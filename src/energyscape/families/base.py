@@ -24,8 +24,9 @@ from energyscape.data import Dataset
 from energyscape.families.bar import ProgressCallback, progress_bar
 from energyscape.families.family import Family
 from energyscape.families.fitting import RunRecord, fit_estimator
-from energyscape.families.settings import validate_settings
+from energyscape.families.settings import check_settings
 from energyscape.families.storage import save_estimator
+from energyscape.training import Processes
 
 __all__ = ["DensityEstimator"]
 
@@ -49,7 +50,7 @@ class DensityEstimator(Family):
         -------
         self
         """
-        validate_settings(type(self), self.get_params())
+        check_settings(type(self), self.get_params())
         bar = progress_bar() if self.__dict__.get("verbose") else contextlib.nullcontext(None)
         dataset = self._training_data(X)
         if y is not None and self.get_params().get("label") is not None:
@@ -73,6 +74,9 @@ class DensityEstimator(Family):
     ) -> Self:
         """Learn the density of a data set with checkpoints, and leave an artifact.
 
+        In many processes (torchrun) each has the same data and settings, gradients are
+        averaged over all, and the first one writes.
+
         Parameters
         ----------
         dataset : Dataset
@@ -88,10 +92,13 @@ class DensityEstimator(Family):
         """
         if time_limit is not None:
             self.set_params(time_limit=time_limit)
-        validate_settings(type(self), self.get_params())
+        check_settings(type(self), self.get_params())
         record = RunRecord(Path(out), resume, dict(source or {}))
         fit_estimator(self, self._training_data(dataset), record, progress=progress)
-        self.save(out)
+        processes = Processes.discover()
+        if processes.rank == 0:
+            self.save(out)
+        processes.barrier()
         return self
 
     # -- keeping -------------------------------------------------------------------------------

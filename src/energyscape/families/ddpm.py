@@ -32,7 +32,6 @@ from energyscape.diffusion import (
     Guided,
     HybridLoss,
     LearnedRange,
-    Reverse,
     Variance,
     bound_by_step,
     cell_log_prob,
@@ -63,8 +62,8 @@ _PRECONDITIONINGS: dict[str, Callable[[], Preconditioning]] = {
     "v": VPreconditioning,
     "x0": X0Preconditioning,
 }
-_NEGLIGIBLE_BITS = 1e-3
 _WALK_STEPS = 32
+_PIECE = 1 << 19  # numbers that the bound is worked on at once
 
 #: The last step of the bound; "auto": discretised where cells are narrow beside the first noise.
 LastStep: TypeAlias = Literal["auto", "gaussian", "discretised"]
@@ -265,20 +264,27 @@ class DDPM(DenoiserEstimator):
         'lower_bound'
         """
         seed = self._seed(random_state)
-        x, inner, last = self._for_bound(X, seed, decoder)
+        x, inner, decoder_of = self._for_bound(X, seed, decoder)
+        piece = max(_PIECE // max(x[:1].numel(), 1), 1)
 
         def bound(dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
-            found = variational_bound(
-                self._chain(),
-                self._scorer(dtype),
-                x,
-                torch.Generator(x.device).manual_seed(seed + 15485863),
-                num_steps=num_steps,
-                decoder=last,
-                variance=self._variance,
-                clip=self._bound_clip,
-            )
-            return inner - found.value.cpu().numpy(), found.stderr.cpu().numpy()
+            rng = torch.Generator(x.device).manual_seed(seed + 15485863)
+            found = [
+                variational_bound(
+                    self._chain(),
+                    self._scorer(dtype),
+                    x[rows],
+                    rng,
+                    num_steps=num_steps,
+                    decoder=decoder_of(rows),
+                    variance=self._variance,
+                    clip=self._bound_clip,
+                )
+                for first in range(0, max(len(x), 1), piece)
+                for rows in [slice(first, first + piece)]
+            ]
+            value = torch.cat([part.value for part in found]).cpu().numpy()
+            return inner - value, torch.cat([part.stderr for part in found]).cpu().numpy()
 
         value, stderr = bound(self._density_dtype())
         wild = ~(np.isfinite(value) & np.isfinite(stderr))
@@ -289,8 +295,8 @@ class DDPM(DenoiserEstimator):
 
     def _for_bound(
         self, X: Any, seed: int, decoder: LastStep
-    ) -> tuple[Tensor, np.ndarray, Decoder]:
-        """Encoded rows, what their units add to a log-density, and the decoder of the last step."""
+    ) -> tuple[Tensor, np.ndarray, Callable[[slice], Decoder]]:
+        """Encoded rows, what their units add to a log-density, and the last step's decoder of some."""
         if decoder not in ("auto", "gaussian", "discretised"):
             raise ValueError(f"decoder is 'auto', 'gaussian' or 'discretised', not {decoder!r}")
         codec, data = self.codec_, self._conform(X)
@@ -300,16 +306,20 @@ class DDPM(DenoiserEstimator):
             narrow = float(np.diff(codec.edges).max()) <= 2 * float(self._chain().sigmas[0])
         if decoder == "gaussian" or (decoder == "auto" and not narrow):
             encoded = codec.encode(data, np.random.default_rng(seed))
-            return torch.from_numpy(encoded.x).to(device), encoded.log_abs_det, "gaussian"
+            return (
+                torch.from_numpy(encoded.x).to(device),
+                encoded.log_abs_det,
+                lambda rows: "gaussian",
+            )
         if not isinstance(codec, PictureCodec):
             raise ValueError("decoder='discretised' is for pictures, whose values are whole levels")
         x = codec.encode(data, None).x
         lower, upper = (torch.from_numpy(end).to(device) for end in codec.cells(x))
 
-        def last(x0: Tensor, reverse: Reverse) -> Tensor:
-            return cell_log_prob(lower, upper, reverse)
+        def of(rows: slice) -> Decoder:
+            return lambda x0, reverse: cell_log_prob(lower[rows], upper[rows], reverse)
 
-        return torch.from_numpy(x).to(device), np.zeros(len(x)), last
+        return torch.from_numpy(x).to(device), np.zeros(len(x)), of
 
     def _bound_of_row(self, x: Tensor) -> Tensor:
         """The bound of encoded rows before the codec's Jacobian, (n,), all noised alike."""
@@ -357,7 +367,8 @@ class DDPM(DenoiserEstimator):
         >>> terms.per_step.shape == (3, len(terms.steps)), terms.value.shape
         (True, (3,))
         """
-        x, inner, last = self._for_bound(X, self._seed(random_state), decoder)
+        x, inner, decoder_of = self._for_bound(X, self._seed(random_state), decoder)
+        last = decoder_of(slice(None))
         model, chain, device = self._scorer(self._scoring_dtype()), self._chain(), x.device
         mean, variance = self._moments(device)
 
@@ -436,7 +447,7 @@ class DDPM(DenoiserEstimator):
 
     def _chain_start(self, chain: Chain, n: int, rng: torch.Generator) -> Tensor | tuple[int, ...]:
         """The shape of a state of N(0, I), or states with the signal that the chain leaves."""
-        if chain.terminal_bits(torch.ones(1)) <= _NEGLIGIBLE_BITS:
+        if chain.ends_in_noise:
             return (n, *self.facts_["event_shape"])
         sigma = float(chain.sigmas[-1])
         return self._start(n, sigma, rng) / (1 + sigma**2) ** 0.5

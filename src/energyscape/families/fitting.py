@@ -25,6 +25,7 @@ from energyscape.training import (
     CheckpointError,
     EncodedRows,
     PictureRows,
+    Processes,
     Progress,
     Rows,
     TensorRows,
@@ -62,6 +63,7 @@ def fit_estimator(
     progress: Callable[[Progress], None] | None,
 ) -> None:
     """Fit in place: sets every attribute that ends in an underscore."""
+    processes = Processes.discover()  # waits for all of them
     settings = estimator.get_params()
     identity = {
         "family": type(estimator).__name__.lower(),
@@ -69,7 +71,10 @@ def fit_estimator(
         "data": data_fingerprint(dataset),
     }
     classes = class_labels(settings.get("label"), dataset)
-    seed = _seed(settings["random_state"], record, identity)
+    if classes is not None:  # they may come beside the data: folders, y
+        names = np.asarray(classes.names, dtype=object)
+        identity["labels"] = fingerprint(names, classes.codes)
+    seed = _seed(settings["random_state"], record, identity, processes)
     rng = np.random.default_rng(seed)
     split = split_rows(
         len(dataset), settings["validation_fraction"], settings["calibration_fraction"], rng
@@ -92,7 +97,13 @@ def fit_estimator(
     estimator.facts_ = facts
     composition = estimator._compose(model, facts)
     config, chosen = _with_precision(
-        train_config(settings, seed, estimator._habits()), settings, codec, composition, x, record
+        train_config(settings, seed, estimator._habits()),
+        settings,
+        codec,
+        composition,
+        x,
+        record,
+        processes,
     )
     run = train(
         composition.model,
@@ -134,6 +145,7 @@ def _with_precision(
     composition: Composition,
     x: Tensor,
     record: RunRecord,
+    processes: Processes,
 ) -> tuple[TrainConfig, list[str]]:
     """The precision left open is float32; large networks of pictures that fields come from, in runs
     that are long enough to earn it back, take what is fastest here. A resumed run keeps what it had."""
@@ -148,7 +160,7 @@ def _with_precision(
             composition.model, composition.objective, tried, config.device
         )
         known |= {"precision": name, "gain": round(gain, 2)}
-        if path is not None:
+        if path is not None and processes.rank == 0:
             write_bytes(path, json.dumps(known, indent=2).encode())
     name = known.get("precision", "float32")
     if name == "float32":
@@ -227,11 +239,12 @@ def _record(path: Path) -> dict[str, Any]:
     return known
 
 
-def _seed(random_state: int | None, record: RunRecord, identity: dict[str, Any]) -> int:
+def _seed(
+    random_state: int | None, record: RunRecord, identity: dict[str, Any], processes: Processes
+) -> int:
     """The run's seed; a resumed run reads it, and what it was started with, from its record."""
-    seed = (
-        int(np.random.SeedSequence().generate_state(1)[0]) if random_state is None else random_state
-    )
+    drawn = int(np.random.SeedSequence().generate_state(1)[0])
+    seed = int(processes.of_first(drawn)) if random_state is None else random_state
     if record.out is None:
         return int(seed)
     path = record.out / "train" / "run.json"
@@ -243,6 +256,8 @@ def _seed(random_state: int | None, record: RunRecord, identity: dict[str, Any])
         known = _record(path)
         if known["data"] != identity["data"]:
             raise CheckpointError(f"{record.out} was trained on other data; give a new folder")
+        if known.get("labels", identity.get("labels")) != identity.get("labels"):
+            raise CheckpointError(f"{record.out} was trained on other labels; give a new folder")
         now = json.loads(json.dumps(identity["settings"]))
         changed = [k for k, v in now.items() if known["settings"].get(k) != v]
         if known["family"] != identity["family"] or changed:
@@ -255,8 +270,10 @@ def _seed(random_state: int | None, record: RunRecord, identity: dict[str, Any])
                 f"{record.out} was started with seed {known['seed']} (now {random_state})"
             )
         return int(known["seed"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, json.dumps(identity | {"seed": int(seed)}, indent=2).encode())
+    if processes.rank == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, json.dumps(identity | {"seed": int(seed)}, indent=2).encode())
+    processes.barrier()
     return int(seed)
 
 

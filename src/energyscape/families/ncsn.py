@@ -16,9 +16,9 @@ Levels are geometric. In the improved set-up the largest is the largest distance
 follows from the dimension, the step size from the published rule, weights are averaged, and a step
 without noise ends the walk. The classic one takes ten levels over two decades below the range of the
 data's coordinates (1 to 0.01 for pictures on [0, 1]), 100 steps of a tenth of the smallest level
-squared at each, the last weights, and no last step. A list of levels stands for itself. Sources: Song
-and Ermon 1907.05600 algorithm 1 and section 5 (its eps is twice this step), 2006.09011 techniques 1
-to 5.
+squared at each, weights that are not averaged, and no last step. A list of levels stands for itself.
+Sources: Song and Ermon 1907.05600 algorithm 1 and section 5 (its eps is twice this step), 2006.09011
+techniques 1 to 5.
 """
 
 from __future__ import annotations

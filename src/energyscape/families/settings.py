@@ -14,9 +14,9 @@ from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
-__all__ = ["Setting", "SettingError", "settings_of", "validate_settings"]
+__all__ = ["Setting", "SettingError", "check_settings", "settings_of", "validate_settings"]
 
 MaxSteps = Annotated[int, Field(ge=1, description="optimizer steps")]
 BatchSize = Annotated[int, Field(ge=1, description="rows per step")]
@@ -217,3 +217,22 @@ def validate_settings(cls: type, settings: Mapping[str, Any]) -> dict[str, Any]:
             f"{cls.__name__}: {name}={settings[name]!r} is not possible: {problems}"
         ) from None
     return {name: getattr(checked, name) for name in settings}
+
+
+def check_settings(cls: type, settings: Mapping[str, Any]) -> None:
+    """Refuse settings of an estimator that would have to be coerced: it trains with what it was given.
+
+    Raises
+    ------
+    SettingError
+        As `validate_settings`, and for text or a number with a point in the place of a number.
+    """
+    for name, checked in validate_settings(cls, settings).items():
+        given = settings[name]
+        if any(isinstance(m, BeforeValidator) for m in _model(cls).model_fields[name].metadata):
+            continue  # reads text wherever it comes from
+        text = isinstance(given, str) and not isinstance(checked, str)
+        if text or (isinstance(given, float) and type(checked) is int):
+            raise SettingError(
+                f"{cls.__name__}: {name}={given!r} is not possible: give {checked!r}"
+            )

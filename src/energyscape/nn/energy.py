@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from energyscape.nn.embeddings import Conditioning
+from energyscape.nn.picture import to_patches
 from energyscape.products import Linear
 
 __all__ = ["PictureEnergyNet"]
@@ -99,19 +100,11 @@ class PictureEnergyNet(nn.Module):
         if tuple(x.shape[1:]) != self.event_shape:
             raise ValueError(f"expected pictures {self.event_shape}, got {tuple(x.shape[1:])}")
         condition = self.condition(x.shape[0], c_noise, label)
-        h = self._to_patches(x)
+        h = to_patches(x, self.patch)
         for layer in self.layers:
             h = layer(h, condition)
         out = self.output(F.silu(self.hidden(h.flatten(1)))).squeeze(1)
         return cast(Tensor, _GAIN * out)
-
-    def _to_patches(self, x: Tensor) -> Tensor:
-        if self.patch > 1:
-            bottom, right = -x.shape[2] % self.patch, -x.shape[3] % self.patch
-            if bottom or right:
-                x = F.pad(x, (0, right, 0, bottom))
-            x = F.pixel_unshuffle(x, self.patch)
-        return x.contiguous(memory_format=torch.channels_last)
 
 
 class _Layer(nn.Module):

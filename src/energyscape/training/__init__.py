@@ -6,6 +6,7 @@ from energyscape.training.checkpoint import CheckpointError
 from energyscape.training.loop import Progress, Trained, train
 from energyscape.training.plan import TrainConfig
 from energyscape.training.precision import fastest_precision
+from energyscape.training.processes import Processes
 from energyscape.training.rows import EncodedRows, PictureRows, Rows, TensorRows
 from energyscape.training.run import TrainingDiverged
 
@@ -13,6 +14,7 @@ __all__ = [
     "CheckpointError",
     "EncodedRows",
     "PictureRows",
+    "Processes",
     "Progress",
     "Rows",
     "TensorRows",

@@ -89,8 +89,8 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def remove_older(train_dir: Path, newest: Path) -> None:
-    """Remove every other checkpoint, half-written ones too."""
+def remove_older(train_dir: Path, newest: Path | None) -> None:
+    """Remove every other checkpoint, half-written ones too; all of them if `newest` is None."""
     for path in train_dir.glob(f"{_PREFIX}*"):
         if path != newest:
             shutil.rmtree(path, ignore_errors=True)

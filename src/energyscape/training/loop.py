@@ -111,7 +111,8 @@ def train(
     """
     config = config or TrainConfig()
     run = Run(model, objective, rows, validation, validation_objective, config, out)
-    with torch.random.fork_rng(devices=[]), _interrupts() as interrupted:
+    devices = [run.device] if run.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), _interrupts() as interrupted:
         run.start(resume)
         return _loop(run, progress, interrupted)
 

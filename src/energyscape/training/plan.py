@@ -14,6 +14,14 @@ from typing import Literal
 __all__ = ["Plan", "TrainConfig"]
 
 
+_CHOICES = {
+    "decay": ("cosine", "constant"),
+    "precision": ("float32", "bfloat16", "float64"),
+    "keep": ("best", "last"),
+    "on_divergence": ("stop", "rollback"),
+}
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """How to train; everything a run depends on besides model, objective and rows.
@@ -85,12 +93,12 @@ class TrainConfig:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.time_limit is not None and not self.time_limit > 0:
             raise ValueError(f"time_limit must be positive, got {self.time_limit}")
-        if self.on_divergence not in ("stop", "rollback"):
-            raise ValueError(f"on_divergence is stop or rollback, got {self.on_divergence!r}")
-        if self.precision not in ("float32", "bfloat16", "float64"):
-            raise ValueError(
-                f"precision must be float32, bfloat16 or float64, got {self.precision!r}"
-            )
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup is a fraction of the run in [0, 1), got {self.warmup}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                told = f"{', '.join(choices[:-1])} or {choices[-1]}"
+                raise ValueError(f"{name} is {told}, got {getattr(self, name)!r}")
 
     def rate(self, fraction: float) -> float:
         """The learning rate when `fraction` of the run is done."""
@@ -118,15 +126,17 @@ class Plan:
 
     def due(self, step: int, elapsed: float, limit: float) -> bool:
         """Whether to plan again: the first time early, then every tenth of the time, or when the
-        steps run out, or run ahead of the clock, long before the time does."""
+        steps run out or run ahead of the clock long before the time does, or stay behind it."""
         if self.from_elapsed == 0:
             return step >= 3 and elapsed >= 0.02 * limit
         done = elapsed / limit
         if step >= self.total:
             return done < 0.93
         waited = (elapsed - self.from_elapsed) / limit
-        ahead = self.fraction(step) - done > 0.1
-        return done < 0.95 and (waited >= 0.1 or (ahead and waited >= 0.02))
+        off = self.fraction(step) - done
+        if done >= 1 or (off < -0.02 and waited >= 0.02):  # a machine that became slower
+            return True
+        return done < 0.95 and (waited >= 0.1 or (off > 0.1 and waited >= 0.02))
 
     def replan(self, step: int, elapsed: float, limit: float) -> None:
         """Use the time that is left at the speed measured since the last plan."""

@@ -26,12 +26,13 @@ class Processes:
 
     @classmethod
     def discover(cls) -> Processes:
-        """Join the group that `accelerate launch` (or torchrun) started, if one did."""
+        """Join the group that torchrun or `accelerate launch` started, if one did."""
         if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
             return cls()
         from accelerate import PartialState
 
-        on_gpu = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU") != "true"
+        wished = os.environ.get("ACCELERATE_USE_CPU", "").lower()
+        on_gpu = torch.cuda.is_available() and wished != "true"
         state = PartialState(cpu=not on_gpu)
         return cls(state.process_index, state.num_processes, state.device)
 
@@ -60,6 +61,10 @@ class Processes:
         tensor = torch.tensor([value], dtype=torch.float64, device=self.device)
         dist.all_reduce(tensor)
         return float(tensor) / self.world_size
+
+    def of_first(self, value: float) -> float:
+        """The first process's number, whole up to 2^53; one of its own, such as a seed or a timing."""
+        return self.average(value * self.world_size if self.rank == 0 else 0.0)
 
     def agree(self, flag: bool) -> bool:
         """True on every process if it is true on any."""

@@ -66,6 +66,10 @@ class Run:
         self.validation = None if validation is None else self._rows(validation)
         self.out = None if out is None else Path(out)
         world = self.processes.world_size
+        if config.batch_size < world:
+            raise ValueError(
+                f"batch_size {config.batch_size} is less than a row for {world} processes"
+            )
         self.batch = min(config.batch_size, max(len(self.rows), world))
         if self.batch % world:
             self.batch -= self.batch % world
@@ -109,6 +113,11 @@ class Run:
         if self.out is not None:
             (self.out / "train").mkdir(parents=True, exist_ok=True)
             found = checkpoint.latest(self.out / "train") if resume else None
+            if not resume and self.processes.rank == 0:
+                checkpoint.remove_older(
+                    self.out / "train", None
+                )  # of another run, gone on with later
+            self.processes.barrier()
         if found is not None:
             self._restore(found)
             return
@@ -131,6 +140,8 @@ class Run:
         tensors |= checkpoint.optimizer_tensors(self.optimizer)
         tensors["rng"] = self.rng.get_state()
         tensors["global_rng"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["cuda_rng"] = torch.cuda.get_rng_state(self.device)
         record = {
             "config": asdict(self.config),
             "step": self.step,
@@ -166,7 +177,7 @@ class Run:
         if changed:
             raise checkpoint.CheckpointError(
                 f"{folder} was trained with other settings: "
-                + ", ".join(f"{k}={found[k]} (now {wanted[k]})" for k in changed)
+                + ", ".join(f"{k}={found.get(k)} (now {wanted[k]})" for k in changed)
                 + "; resume with the same ones, or start over"
             )
 
@@ -186,6 +197,8 @@ class Run:
         self.best = part("best.") or None
         self.rng.set_state(tensors["rng"])
         torch.set_rng_state(tensors["global_rng"])
+        if "cuda_rng" in tensors and self.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["cuda_rng"], self.device)
         self.step = record["step"]
         self.plan = Plan(**record["plan"])
         self.best_loss, self.worse = record["best_loss"], record["worse"]
@@ -316,7 +329,10 @@ class Run:
     def take_best_weights(self) -> None:
         """Leave the best validated averages, or the last, in the model, in eval mode."""
         if self.best is not None:
-            self.ema.load_state_dict(self.best)
+            buffers = dict(self.model.named_buffers())
+            self.ema.load_state_dict({k: v for k, v in self.best.items() if k not in buffers})
+            for name in buffers.keys() & self.best.keys():
+                buffers[name].copy_(self.best[name])
         self.ema.copy_to_model()
         self.model.eval()
 
@@ -326,7 +342,9 @@ class Run:
         if value < self.best_loss:
             self.best_loss, self.worse = value, 0
             if self.config.keep == "best":
-                self.best = {k: v.clone() for k, v in self.ema.state_dict().items()}
+                # With the buffers of then: a layer's spectral norm is told by its vectors.
+                kept = self.ema.state_dict() | dict(self.model.named_buffers())
+                self.best = {k: v.detach().clone() for k, v in kept.items()}
         else:
             self.worse += 1
         return value
