@@ -16,8 +16,8 @@ machine costs them nothing) on MNIST's training pictures and draw from an averag
 
 All in float32. Peers take batches of 64, AdamW with 100 steps of warm-up and a fall to 0 in the second
 half, gradients clipped at 1 and weights averaged over 0.999; the best of `--rates` counts (ours has its
-own), and the better of a peer's two samplers. With `--run` our run stays in that folder, for
-`quality_per_evaluation.py` and `picture_model.py`. Drawn pictures are compared with the
+own), and the better of a peer's two samplers. With `--run` ours stay in that folder, each by its
+method, for `quality_per_evaluation.py` and `picture_model.py`. Drawn pictures are compared with the
 test pictures on the features of a classifier (`picture_features.py`): Frechet distance, and accuracy of
 a forest (0.5 is best); what as many test pictures reach is told too. Peers that are not installed are
 left out. Rows of ``results/picture_peers.json`` that this run does not replace are kept.
@@ -245,7 +245,9 @@ def measured(method: str, data: PictureSet, judge: Judge, args: Any) -> dict[str
     made: Method | None = None
     for rate, how in tries:
         if made is None or how == DRAWN[method][0]:
-            made = METHODS[method](data, args.seconds, args.seed, rate, args.run)
+            made = METHODS[method](
+                data, args.seconds, args.seed, rate, args.run and args.run / method
+            )
         began = time.process_time()
         drawn = made.draw(how, args.samples)
         spent = time.process_time() - began
@@ -283,7 +285,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rates", type=float, nargs="+", default=[2e-4, 1e-3], help="of peers")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--run", type=Path, help="a new folder for our run")
+    parser.add_argument("--run", type=Path, help="a new folder for our runs")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     torch.set_num_threads(1)

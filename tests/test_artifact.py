@@ -166,7 +166,21 @@ def test_a_finished_model_without_checkpoints_is_not_gone_on_with(run):
     with pytest.raises(ArtifactError, match="no checkpoint to go on from"):
         prepare(run, resume=True)
     (run / "train" / "run.json").write_text("{}")
+    with pytest.raises(ArtifactError, match="no checkpoint to go on from"):
+        prepare(run, resume=True)
+    (run / "train" / "step-00000004").mkdir()
+    (run / "train" / ".DS_Store").write_bytes(b"")
     prepare(run, resume=True)
+    prepare(run, overwrite=True)
+    assert list(run.iterdir()) == []
+
+
+def test_an_empty_folder_train_makes_nothing_ours(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ArtifactError, match="other files"):
+        prepare(tmp_path, overwrite=True)
+    assert (tmp_path / "config.json").is_file()
 
 
 def test_a_damaged_manifest_does_not_make_a_run_foreign(run):

@@ -100,9 +100,15 @@ def is_run(path: Path) -> bool:
 
 
 def _unfinished(path: Path) -> bool:
-    """Whether `path` has a folder of checkpoints, empty or with nothing else in it."""
+    """Whether `path` has a folder of checkpoints: nothing else is in it, or it alone is there."""
     train = path / "train"
-    return train.is_dir() and all(p.name.startswith(_OF_A_RUN) for p in train.iterdir())
+    if not train.is_dir():
+        return False
+    names = [p.name for p in train.iterdir() if not p.name.startswith(".")]
+    beside = [p.name for p in path.iterdir() if not p.name.startswith(".")]
+    return all(n.startswith(_OF_A_RUN) for n in names) and (
+        bool(names) or {"train", _CURVE}.issuperset(beside)
+    )
 
 
 def _is_manifest(found: Mapping[str, Any]) -> bool:
@@ -127,11 +133,16 @@ def prepare(path: str | os.PathLike[str], *, resume: bool = False, overwrite: bo
                 f"{path} holds other files and no energyscape run; give a new folder"
             )
         if overwrite and not resume:
+            checkpoints = _unfinished(path)
             for name in (*_FILES, "manifest.json", "metrics.jsonl", "sampling.json"):
                 (path / name).unlink(missing_ok=True)
-            if _unfinished(path):
+            if checkpoints:
                 shutil.rmtree(path / "train", ignore_errors=True)
-        elif resume and (path / "manifest.json").is_file() and not any((path / "train").glob("*")):
+        elif (
+            resume
+            and (path / "manifest.json").is_file()
+            and not any((path / "train").glob("step-*"))
+        ):
             raise ArtifactError(
                 f"{path} holds a finished model and no checkpoint to go on from; use --overwrite to "
                 "replace it"

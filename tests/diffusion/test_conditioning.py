@@ -214,7 +214,9 @@ def test_one_event_of_several_axes_with_a_covariance():
     one = Conditioned(plain, mask, values, covariance=cov)(x, 0.7)
     rows = Conditioned(plain, mask, values.expand(5, 3, 2, 2), covariance=cov)(x, 0.7)
     assert torch.equal(one, rows)
-    assert Conditioned(plain, mask, values, covariance=cov)(x[:0], 0.7).shape == (0, 3, 2, 2)
+    for none in (values, values.expand(0, 3, 2, 2)):
+        given = Conditioned(plain, mask, none, covariance=cov)
+        assert given(x[:0], 0.7).shape == (0, 3, 2, 2)
     with pytest.raises(ValueError, match="12 dimensions, events have 4"):
         Conditioned(FunctionDenoiser(lambda x, s: x), mask, values, covariance=cov)(x[:3, 0], 0.7)
 

@@ -418,7 +418,9 @@ def test_a_warm_up_is_a_part_of_the_run(warmup):
 
 @pytest.mark.parametrize("slower", [2, 4, 10])
 @pytest.mark.parametrize("at", [0.5, 0.86, 0.96])
-def test_a_machine_that_becomes_slow_late_keeps_the_time_limit(slower, at):
+@pytest.mark.parametrize("saving", [0.0, 3.0])
+def test_a_machine_that_becomes_slow_late_keeps_the_time_limit(slower, at, saving):
+    """Each plan is saved, which must not put the run so far behind that it plans again at once."""
     plan = Plan(10**9)
     step, elapsed, limit, plans = 0, 0.0, 100.0, 0
     while step < plan.total:
@@ -427,9 +429,10 @@ def test_a_machine_that_becomes_slow_late_keeps_the_time_limit(slower, at):
         if plan.due(step, elapsed, limit):
             plan.replan(step, elapsed, limit)
             plans += 1
-    assert elapsed < 1.01 * limit
+            elapsed += saving
+    assert elapsed < 1.01 * limit + saving
     assert plan.fraction(step) == pytest.approx(1.0)
-    assert plans < 20
+    assert plans < 16
 
 
 def test_a_fresh_run_is_not_gone_on_with_from_an_older_one(tmp_path):

@@ -154,11 +154,11 @@ def free_port() -> int:
 
 
 def in_two_processes(*words: object) -> subprocess.CompletedProcess:
-    """A script, or ``-m`` and a module, started twice by torchrun: so many are asserted to be there."""
+    """A script, or ``-m`` and a module, started twice by torchrun on the processor."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     return subprocess.run(
         [*launch, "--master_port", str(free_port()), *map(str, words)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         timeout=180,
         check=False,

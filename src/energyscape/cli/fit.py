@@ -83,14 +83,15 @@ def run(
     Ctrl-C stops after a checkpoint; the same command with --resume goes on to the same result.
     With --model anomaly no network is trained: it takes seconds, and there is nothing to resume.
     """
-    # Of many processes (torchrun) the first one speaks, and makes the folder.
-    first = int(os.environ.get("RANK", "0")) == 0
+    first = _is_first_process()
     quiet = quiet or not first
     if first:
         _check_folder(out, resume=resume, overwrite=overwrite)
     time_limit = to_seconds(duration)
     if model == DETECTOR:
         _refuse_for_detector(device, {"--resume": resume, "--time": duration})
+        if _in_several_processes():
+            raise BadInput(f"--model {DETECTOR} trains no network: fit it in one process")
         device = None
     from energyscape.data import load
     from energyscape.families import prepare
@@ -128,6 +129,15 @@ def run(
         learned = [line for line in estimator.info_["notes"] if line not in about_data]
         notes(dict.fromkeys(learned), quiet=quiet)
         _say_what_next(estimator, out, data, quiet)
+
+
+def _in_several_processes() -> bool:
+    return os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1")
+
+
+def _is_first_process() -> bool:
+    """Of many processes (torchrun) the first one speaks, and makes the folder."""
+    return not _in_several_processes() or os.environ.get("RANK", "0") == "0"
 
 
 def _refuse_for_detector(device: str | None, given: dict[str, Any]) -> None:

@@ -112,7 +112,7 @@ class Conditioned(Denoiser):
             raise ValueError(f"need noise >= 0 and iterations >= 1, got {noise} and {iterations}")
         if covariance is not None:
             # Values are of rows or of one event: which, the batch will tell.
-            one = values[0].numel() if values.ndim > 1 and len(values) else values.numel()
+            one = math.prod(values.shape[1:]) if values.ndim > 1 else values.numel()
             dim = values.numel() if covariance.shape == (values.numel(),) * 2 else one
             if covariance.shape != (dim, dim):
                 raise ValueError(

@@ -248,16 +248,16 @@ def _seed(
     if record.out is None:
         return int(seed)
     path = record.out / "train" / "run.json"
-    if record.resume and not path.is_file() and any(path.parent.glob("step-*")):
+    stands = path.is_file()
+    processes.barrier()  # all have looked before one writes
+    if record.resume and not stands and any(path.parent.glob("step-*")):
         raise CheckpointError(
             f"{path} is missing, so nothing tells what was trained; start over with --overwrite"
         )
-    if record.resume and path.is_file():
+    if record.resume and stands:
         known = _record(path)
         if known["data"] != identity["data"]:
             raise CheckpointError(f"{record.out} was trained on other data; give a new folder")
-        if known.get("labels", identity.get("labels")) != identity.get("labels"):
-            raise CheckpointError(f"{record.out} was trained on other labels; give a new folder")
         now = json.loads(json.dumps(identity["settings"]))
         changed = [k for k, v in now.items() if known["settings"].get(k) != v]
         if known["family"] != identity["family"] or changed:
@@ -265,6 +265,8 @@ def _seed(
             if known["family"] != identity["family"]:
                 what = f"family {known['family']} (now {identity['family']})"
             raise CheckpointError(f"{record.out} was started with other settings: {what}")
+        if known.get("labels", identity.get("labels")) != identity.get("labels"):
+            raise CheckpointError(f"{record.out} was trained on other labels; give a new folder")
         if random_state not in (None, known["seed"]):
             raise CheckpointError(
                 f"{record.out} was started with seed {known['seed']} (now {random_state})"
