@@ -132,17 +132,14 @@ def prepare(path: str | os.PathLike[str], *, resume: bool = False, overwrite: bo
             raise ArtifactError(
                 f"{path} holds other files and no energyscape run; give a new folder"
             )
+        finished, train = (path / "manifest.json").is_file(), path / "train"
         if overwrite and not resume:
             checkpoints = _unfinished(path)
             for name in (*_FILES, "manifest.json", "metrics.jsonl", "sampling.json"):
                 (path / name).unlink(missing_ok=True)
             if checkpoints:
-                shutil.rmtree(path / "train", ignore_errors=True)
-        elif (
-            resume
-            and (path / "manifest.json").is_file()
-            and not any((path / "train").glob("step-*"))
-        ):
+                shutil.rmtree(train, ignore_errors=True)
+        elif resume and finished and not any(train.glob("step-*")):
             raise ArtifactError(
                 f"{path} holds a finished model and no checkpoint to go on from; use --overwrite to "
                 "replace it"

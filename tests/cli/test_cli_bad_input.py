@@ -257,3 +257,8 @@ def test_rows_that_do_not_fit_the_run(refused, people, people_run, tmp_path) -> 
 )
 def test_labels_that_say_nothing(refused, people, people_run, words, says) -> None:  # type: ignore[no-untyped-def]
     assert says in refused("evaluate", people_run, people, *words)
+
+
+def test_labels_that_came_with_the_data_have_a_name(refused, digits_run) -> None:  # type: ignore[no-untyped-def]
+    """Any other name was taken for them."""
+    assert "are called labels" in refused("evaluate", digits_run, "digits", "--labels", "nosuch")

@@ -118,10 +118,12 @@ def _strange(dataset: Dataset, labels: str, said: list[str]) -> np.ndarray:
     """Which rows are strange, from a column of the file or the labels of an array or folder."""
     import numpy as np
 
+    from energyscape.families.labels import CAME_WITH_DATA
+
     name, equals, wanted = labels.partition("=")
     if dataset.raw is not None and name in dataset.raw.columns:
         values = [str(v).strip() for v in dataset.raw[name].to_list()]
-    elif dataset.labels is not None and name in ("labels", "folder", "y"):
+    elif dataset.labels is not None and name in CAME_WITH_DATA:
         values = [str(v).strip() for v in dataset.labels.tolist()]
     else:
         columns = [] if dataset.raw is None else dataset.raw.columns

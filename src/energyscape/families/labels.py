@@ -20,11 +20,19 @@ from torch import Tensor, nn
 
 from energyscape.data import Dataset
 
-__all__ = ["LABEL_DROPOUT", "ClassLabels", "HiddenLabels", "class_codes", "class_labels"]
+__all__ = [
+    "CAME_WITH_DATA",
+    "LABEL_DROPOUT",
+    "ClassLabels",
+    "HiddenLabels",
+    "class_codes",
+    "class_labels",
+]
 
 #: Share of the rows of a training batch whose class is hidden.
 LABEL_DROPOUT = 0.2
-_CAME_WITH_DATA = ("labels", "folder", "y")
+#: What labels are called that are no column: names of folders, a label array, the y of `fit`.
+CAME_WITH_DATA = ("labels", "folder", "y")
 _MOST_CLASSES = 1000
 
 
@@ -70,7 +78,7 @@ def class_labels(wanted: str | None, dataset: Dataset) -> ClassLabels | None:
         return None
     if dataset.schema is not None and wanted in dataset.schema.names:
         values = _column(wanted, dataset)
-    elif wanted in _CAME_WITH_DATA:
+    elif wanted in CAME_WITH_DATA:
         if dataset.labels is None:
             raise ValueError(
                 f"label={wanted!r}: the data came without labels; name a column, give y, or put the "

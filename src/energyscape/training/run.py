@@ -114,9 +114,8 @@ class Run:
             (self.out / "train").mkdir(parents=True, exist_ok=True)
             found = checkpoint.latest(self.out / "train") if resume else None
             if not resume and self.processes.rank == 0:
-                checkpoint.remove_older(
-                    self.out / "train", None
-                )  # of another run, gone on with later
+                # Those of a run before, which would be gone on with later.
+                checkpoint.remove_older(self.out / "train", None)
             self.processes.barrier()
         if found is not None:
             self._restore(found)
